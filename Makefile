@@ -1,0 +1,213 @@
+# Needs python3 (3.11 to 3.13, with venv and pip) and make; everything else is fetched by pip from the lock files.
+# PYTHON=/path/to/python3 chooses another interpreter.
+
+PYTHON ?= python3
+UV ?= uv
+
+SHELL := /bin/sh
+.DELETE_ON_ERROR:
+.SECONDARY:
+.SUFFIXES:
+.PHONY: help setup demo test deep mutants chaos bench bench-blackout bench-micro bench-reconnect bench-memory bench-seams bench-sync bench-jobs chaos-jobs lint test-clients test-frameworks lock clean
+
+BIN := .venv/bin
+PIP_INSTALL := -m pip --disable-pip-version-check install --quiet --require-hashes
+
+help:
+	@echo 'make setup            the environment in .venv, with .venv/bin/gateway'
+	@echo 'make demo             a call through Gateway, on this machine alone'
+	@echo 'make test             lint, types, layers and tests'
+	@echo 'make deep             the continuity properties for a long time'
+	@echo 'make mutants          known mistakes, each of which the tests must find'
+	@echo 'make chaos            calls in real time among faults, and what became of each word'
+	@echo 'make bench            what a call costs, beside nginx and others (SYSTEMS= CALLS= SECONDS= RUNS= REPORT=)'
+	@echo 'make bench-blackout   500 calls that lose Deepgram at once: how fast they replay'
+	@echo 'make bench-micro      nanoseconds that one frame costs the core, beside the last kept (SAVE=1 keeps)'
+	@echo 'make bench-reconnect  from a lost upstream connection to audio on the next'
+	@echo 'make bench-jobs       jobs in a second, accepted and finished (JOBS_IN_ALL=)'
+	@echo 'make chaos-jobs       10 000 jobs while workers are killed (JOBS_IN_ALL= BACKENDS=)'
+	@echo 'make bench-memory     what a call takes of memory'
+	@echo 'make bench-sync       what a recording that is answered at once takes longer, and of memory'
+	@echo 'make bench-seams      words of real speech that breaks cost, with two recognisers (long; heavy)'
+	@echo 'make test-clients     the real Deepgram SDKs, straight and through Gateway'
+	@echo 'make test-frameworks  the same with LiveKit Agents and Pipecat (heavy)'
+	@echo 'make lock             recompile the lock files (maintainers; needs uv and npm)'
+	@echo 'make clean            remove everything that was made'
+
+# --- the environment ---------------------------------------------------------------------------------------------
+
+setup: .venv/.installed
+
+# A .venv that works is kept, so that a changed lock costs seconds; anything else is made anew.
+.venv/.installed: requirements/dev.txt pyproject.toml
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(MAKE) --no-print-directory .venv
+	@echo 'setup: installing the locked packages'
+	@$(BIN)/python $(PIP_INSTALL) -r requirements/dev.txt
+	@echo 'setup: installing Gateway itself, editable'
+	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+	@echo 'setup: done; see .venv/bin/gateway --help'
+
+.PHONY: .venv
+.venv:
+	@command -v "$(PYTHON)" >/dev/null || \
+	  { echo "setup: no $(PYTHON) here; install Python 3.11, 3.12 or 3.13, or say PYTHON=/path/to/python3" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+	  { echo "setup: $$("$(PYTHON)" --version) will not do; say PYTHON= a Python 3.11, 3.12 or 3.13" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || \
+	  { echo "setup: this Python has no venv; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@echo "setup: making .venv with $$("$(PYTHON)" --version)"
+	@"$(PYTHON)" -m venv --clear .venv
+
+demo: setup
+	@$(BIN)/python -m bench.demo
+
+# --- tests -------------------------------------------------------------------------------------------------------
+
+# pytest last: its closing line is the last line.
+test: lint
+	@$(BIN)/python -m pytest
+
+# 12 000 schedules of each property, on one core: make deep EXAMPLES=1000 JOBS=5 SEED=7
+EXAMPLES ?= 12000
+JOBS ?= 1
+
+deep: setup
+	@$(BIN)/python tests/deep/run.py --examples $(EXAMPLES) --jobs $(JOBS) --seed $(SEED) --report tests/deep/report.md
+
+mutants: setup
+	@$(BIN)/python tests/mutants/run.py
+
+lint: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+# A fault every few seconds: make chaos CALLS=20 SECONDS=300 SEED=7
+SEED ?= 1
+
+chaos: setup
+	@$(BIN)/python -m tests.chaos.run --calls $(or $(CALLS),50) --seconds $(or $(SECONDS),600) --seed $(SEED) \
+	  --report tests/chaos/report.md
+
+chaos-jobs: setup
+	@$(BIN)/python -m tests.chaos.jobs --jobs $(or $(JOBS_IN_ALL),10000) \
+	  --backends $(or $(BACKENDS),embedded fleet) --report tests/chaos/jobs-report.md
+
+# --- measurements: see bench/README.md ---------------------------------------------------------------------------
+
+# A few minutes; all of it: make bench SYSTEMS=all CALLS=50,200,500,1000,2000 RUNS=3 REPORT=bench/cost.md
+bench: bench-tools
+	@$(BIN)/python -m bench.run $(if $(SYSTEMS),--systems $(SYSTEMS)) --calls $(or $(CALLS),200) \
+	  --seconds $(or $(SECONDS),3) --runs $(or $(RUNS),1) $(if $(REPORT),--report $(REPORT))
+
+bench-blackout: bench-tools
+	@$(BIN)/python -m bench.run --systems $(or $(SYSTEMS),gateway-auto) --calls $(or $(CALLS),500) \
+	  --seconds $(or $(SECONDS),60) --runs $(or $(RUNS),1) --blackout 5 $(if $(REPORT),--report $(REPORT))
+
+# What cannot be had here is left out, and the bench says so.
+.PHONY: bench-tools
+bench-tools: setup .bench/rivals/.installed .bench/plots/.installed
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory .bench/node-ws/.installed; fi
+	@if command -v gcc >/dev/null; then $(MAKE) --no-print-directory .bench/load .bench/bare; \
+	  else echo 'bench: no gcc: the load is made by Python, good for about 100 calls'; fi
+
+LOAD_SOURCES := bench/load/load.c bench/load/wire.c
+
+.bench/load: $(LOAD_SOURCES) bench/load/wire.h
+	@mkdir -p .bench
+	@gcc -O2 -Wall -Wextra -DTLS -o $@ $(LOAD_SOURCES) -lssl -lcrypto 2>/dev/null || \
+	  { echo 'bench: no libssl-dev: the load in C goes without TLS'; gcc -O2 -Wall -Wextra -o $@ $(LOAD_SOURCES); }
+
+.bench/bare: bench/load/bare.c
+	@mkdir -p .bench
+	@gcc -O2 -Wall -Wextra -o $@ $<
+
+.bench/node-ws/.installed: bench/rivals/node-ws/package-lock.json bench/rivals/node-ws/package.json
+	@echo 'bench: installing node-ws'
+	@mkdir -p .bench/node-ws
+	@cp bench/rivals/node-ws/package.json bench/rivals/node-ws/package-lock.json .bench/node-ws/
+	@cd .bench/node-ws && npm ci --silent --ignore-scripts --no-audit --no-fund
+	@touch $@
+
+bench-micro: setup
+	@$(BIN)/python -m bench.micro $(if $(SAVE),--save)
+
+bench-jobs: setup
+	@$(BIN)/python -m bench.jobs $(if $(JOBS_IN_ALL),--jobs $(JOBS_IN_ALL))
+
+bench-reconnect bench-memory bench-sync: bench-%: setup
+	@$(BIN)/python -m bench.$* --report bench/$*.md
+
+# More speech than the wheel's, where Debian's archive is at hand: fetched without root, and not installed.
+PROMPTS := asterisk-core-sounds-en asterisk-core-sounds-en-wav
+
+bench-seams: setup .bench/whisper/.installed
+	@mkdir -p .bench/prompts
+	@cd .bench/prompts && { ls *.deb || apt-get download $(PROMPTS); } >/dev/null 2>&1 && \
+	  for package in *.deb; do dpkg-deb -x $$package .; done || echo 'bench: no prompts; one recording only'
+	@$(BIN)/python -m bench.seams --engines asr,whisper --strategies hybrid,preroll,exact \
+	  --report bench/seams.md $$(ls .bench/prompts/*.deb >/dev/null 2>&1 && echo --prompts .bench/prompts)
+
+.bench/%/.installed: bench/requirements/%.txt | .venv/.installed
+	@echo 'bench: installing $*'
+	@$(BIN)/python -m venv --clear .bench/$*
+	@.bench/$*/bin/python $(PIP_INSTALL) -r $<
+	@touch $@
+
+# --- real clients, each in an environment of its own under .clients ----------------------------------------------
+
+LOCKS := tests/clients/requirements
+SDKS := py7 py6 py5 py4 py3 js5 js4 js3
+FRAMEWORKS := livekit pipecat
+SDK_ENVS := $(SDKS:%=.clients/%/.installed)
+FRAMEWORK_ENVS := $(FRAMEWORKS:%=.clients/%/.installed)
+
+# Node.js from the system when it is there and knows the switch that the drivers need (20.10), else from PyPI.
+NODE_ENV := $(if $(shell node --experimental-websocket -e 0 2>/dev/null && command -v npm),,.clients/node/.installed)
+NODE_PATH_ENTRY := $(if $(NODE_ENV),$(CURDIR)/.clients/node/bin:)
+
+test-clients: setup
+	@$(MAKE) --no-print-directory --jobs=3 $(SDK_ENVS)
+	@PATH="$(NODE_PATH_ENTRY)$$PATH" $(BIN)/python tests/clients/run.py sdks
+
+test-frameworks: setup
+	@$(MAKE) --no-print-directory $(FRAMEWORK_ENVS)
+	@$(BIN)/python tests/clients/run.py frameworks --report tests/clients/frameworks-report.md
+
+.clients/js%/.installed: $(LOCKS)/js%/package-lock.json $(LOCKS)/js%/package.json $(NODE_ENV)
+	@echo 'clients: installing js$*'
+	@mkdir -p .clients/js$*
+	@cp $(LOCKS)/js$*/package.json $(LOCKS)/js$*/package-lock.json .clients/js$*/
+	@cd .clients/js$* && PATH="$(NODE_PATH_ENTRY)$$PATH" npm ci --silent --ignore-scripts --no-audit --no-fund
+	@touch $@
+
+# Not the .venv's Python by path, but the one that it was made with: a venv made from a venv is no different.
+.clients/%/.installed: $(LOCKS)/%.txt | .venv/.installed
+	@echo 'clients: installing $*'
+	@$(BIN)/python -m venv --clear .clients/$*
+	@.clients/$*/bin/python $(PIP_INSTALL) -r $<
+	@touch $@
+
+# --- maintainers -------------------------------------------------------------------------------------------------
+
+# Keeps what is locked unless told otherwise: make lock UPGRADE=--upgrade
+COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+  --no-emit-index-url --no-header --no-annotate $(UPGRADE)
+
+lock:
+	@command -v "$(UV)" >/dev/null || { echo 'lock: needs uv; only maintainers run this' >&2; exit 1; }
+	$(COMPILE) pyproject.toml --output-file requirements/run.txt
+	$(COMPILE) pyproject.toml --group dev --all-extras --output-file requirements/dev.txt
+	for name in py7 py6 py5 py4 py3 node $(FRAMEWORKS); do \
+	  $(COMPILE) $(LOCKS)/$$name.in --output-file $(LOCKS)/$$name.txt || exit 1; done
+	for name in whisper rivals plots; do \
+	  $(COMPILE) bench/requirements/$$name.in --output-file bench/requirements/$$name.txt || exit 1; done
+	for name in js5 js4 js3; do \
+	  (cd $(LOCKS)/$$name && npm install --package-lock-only --ignore-scripts --silent) || exit 1; done
+	cd bench/rivals/node-ws && npm install --package-lock-only --ignore-scripts --silent
+
+clean:
+	rm -rf .venv .clients .bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build *.egg-info
+	find gateway tests bench -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,57 @@
+"""Recordings that are transcribed while their sender waits: where they lie, who asks, who keeps answers."""
+
+from __future__ import annotations
+
+import os
+
+from gateway.live.exchange import Exchange
+from gateway.prerecorded.keep import Keeper
+from gateway.prerecorded.spool import Spool, default_folder
+from gateway.prerecorded.sync import Sync
+from gateway.prerecorded.transcriber import Transcriber
+from gateway.store.store import Store
+
+
+class Recordings:
+    """`spool` and `transcriber` serve jobs too; `sync` is the synchronous route."""
+
+    def __init__(self, exchange: Exchange, store: Store | None) -> None:
+        """Raises ConfigError for a spool that cannot be used."""
+        config, metrics = exchange.config, exchange.metrics
+        folder = default_folder(config.prerecorded.spool_dir, os.environ)
+        self.spool = Spool(folder, config.prerecorded.spool_bytes)
+        self.transcriber = Transcriber(
+            config.deepgram,
+            attempts=config.prerecorded.attempts,
+            tls=exchange.dialer.tls,
+            metrics=metrics,
+            log=exchange.log,
+            random=exchange.random,
+        )
+        self.sync = Sync(
+            config.prerecorded,
+            spool=self.spool,
+            transcriber=self.transcriber,
+            metrics=metrics,
+            log=exchange.log,
+            own_credential=config.auth.upstream == "gateway",
+        )
+        self._keeper: Keeper | None = None
+        if store is not None:
+            stores = config.store.prerecorded
+            self._keeper = Keeper(
+                store, stores=stores, clock=exchange.clock, metrics=metrics, log=exchange.log
+            )
+            self.sync.on_result = self._keeper.keep
+        metrics.on_scrape(lambda: setattr(metrics, "spool_bytes", self.spool.used))
+
+    async def start(self) -> None:
+        await self.transcriber.__aenter__()
+
+    async def close(self) -> None:
+        """After this nothing more comes to the store."""
+        await self.sync.close()
+        await self.transcriber.__aexit__()
+        self.spool.close()
+        if self._keeper is not None:
+            await self._keeper.close()

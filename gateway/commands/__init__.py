@@ -1,0 +1,1 @@
+"""What the larger commands of `gateway` do, a module for each. `cli.py` knows their arguments."""

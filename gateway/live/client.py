@@ -1,0 +1,219 @@
+"""The client's connection, from its upgrade request on."""
+
+from __future__ import annotations
+
+import http
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from websockets.datastructures import Headers
+from websockets.http11 import Request, Response
+from websockets.protocol import State
+from websockets.server import ServerProtocol
+from websockets.typing import Subprotocol
+
+from gateway.auth import select_subprotocol
+from gateway.deepgram.errors import Refusal
+from gateway.live.slots import Slots, read_ready
+from gateway.live.wire import RECEIVED, WebSocketLeg
+
+
+class ClientOwner(Protocol):
+    """Who is told what the client says."""
+
+    @property
+    def joins_audio(self) -> bool:
+        """Whether messages of audio that come together may be handed over as one."""
+
+    def client_audio(self, data: bytes) -> None: ...
+    def client_text(self, text: str) -> None: ...
+    def client_turn(self) -> None:
+        """All that one read brought has been told."""
+
+    def client_reads(self) -> None:
+        """It takes bytes again."""
+
+    def client_closed(self, code: int, sent: int | None) -> None:
+        """`code` as received, 1006 without a close frame; `sent`: that of our own, if there was one."""
+
+    def client_overflowed(self) -> None: ...
+
+
+class _Server(ServerProtocol):
+    def select_subprotocol(self, subprotocols: Sequence[Subprotocol]) -> Subprotocol | None:
+        chosen = select_subprotocol(subprotocols)
+        return Subprotocol(chosen) if chosen else None
+
+
+class ClientLeg(WebSocketLeg):
+    """`on_request` gets the leg and the 101 that could be sent; it gives the leg an owner, or refuses.
+
+    A leg without an owner still ends as it should, but nothing that comes on it has any effect.
+    """
+
+    __slots__ = ("_handshake", "_is_seated", "_on_request", "_paused", "_slots", "_switch", "owner")
+
+    def __init__(
+        self, on_request: Callable[[ClientLeg], ClientOwner | None], max_message_bytes: int, write_limit: int
+    ) -> None:
+        ws = _Server(max_size=max_message_bytes)
+        super().__init__(ws, max_message_bytes, write_limit)
+        self.owner: ClientOwner | None = None
+        # Until the 101 is sent, for an hour's call need not keep them:
+        self._handshake: ServerProtocol | None = ws
+        self._on_request: Callable[[ClientLeg], ClientOwner | None] | None = on_request
+        self._switch: Response | None = None
+        self._slots: Slots | None = None
+        self._is_seated = False  # in a slot: the loop does not read from it
+        self._paused = False
+
+    @property
+    def accepted(self) -> bool:
+        return self._handshake is None or self._handshake.state is not State.CONNECTING
+
+    def accept(self, headers: Sequence[tuple[str, str]]) -> None:
+        """Answers 101, with `headers` beside what the handshake needs."""
+        assert self._handshake is not None
+        assert self._switch is not None
+        for name, value in headers:
+            self._switch.headers[name] = value
+        self._handshake.send_response(self._switch)
+        self._out += self._handshake.data_to_send()  # before any message, in the same write
+        self._handshake = self._on_request = self._switch = None
+
+    def refuse(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
+        """Answers with an HTTP response and ends the connection."""
+        fields = Headers([*headers, ("Content-Length", str(len(body))), ("Connection", "close")])
+        assert self._handshake is not None
+        self._handshake.send_response(Response(status, phrase(status), fields, body))
+        self.flush()
+        self._close_soon()
+
+    def read_in_turns(self, slots: Slots, own_ms: int | None) -> None:
+        """From now on the socket is read by the clock: by its own window, or by that of all."""
+        self._slots = slots
+        slots.join(self, own_ms)
+
+    def pause_reading(self, paused: bool) -> None:
+        """TCP back-pressure: while paused the client's own send buffer fills up."""
+        self._paused = paused
+        if self.transport is None or self.transport.is_closing() or self._is_seated:
+            return
+        if paused:
+            self.transport.pause_reading()
+        else:
+            self.transport.resume_reading()
+
+    def close(self, code: int | None, reason: str = "") -> None:
+        self._leave_slots()
+        super().close(code, reason)
+
+    # What Slots asks
+
+    def leave_loop(self) -> bool:
+        transport = self.transport
+        if transport is None or transport.is_closing() or self._fd < 0:
+            return False
+        transport.pause_reading()
+        self._is_seated = True
+        return True
+
+    def join_loop(self) -> None:
+        self._is_seated = False
+        self.pause_reading(self._paused)
+
+    def read_now(self) -> bool:
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return False
+        if self._paused:
+            return True
+        try:
+            length = read_ready(self._fd, RECEIVED)
+        except OSError:
+            return False  # the transport will find it too, and end
+        if length > 0:
+            self.data_received(RECEIVED[:length])
+        return length != 0
+
+    # What WebSocketLeg says
+
+    def handshake_received(self, event: Any) -> None:
+        assert isinstance(event, Request)
+        assert self._handshake is not None
+        assert self._on_request is not None
+        self._switch = self._handshake.accept(event)
+        self.owner = self._on_request(self)
+
+    @property
+    def handshake_error(self) -> str:
+        """Why the upgrade request cannot be granted; empty when it can."""
+        error = self._handshake.handshake_exc if self._handshake is not None else None
+        return str(error) if error is not None else ""
+
+    def binary_received(self, messages: list[bytes]) -> None:
+        if len(messages) > 1 and b"" not in messages and self.owner is not None and self.owner.joins_audio:
+            messages = [b"".join(messages)]
+        for message in messages:
+            if self.owner is not None:
+                self.owner.client_audio(message)
+
+    def text_received(self, data: bytes) -> None:
+        if self.owner is not None:
+            self.owner.client_text(data.decode())
+
+    def read_done(self) -> None:
+        if self.owner is not None:
+            self.owner.client_turn()
+
+    def lost(self, code: int, reason: str) -> None:
+        self._leave_slots()
+        if self.owner is not None:
+            sent = self._ws.close_sent if self._ws is not None else None
+            self.owner.client_closed(code, sent.code if sent else None)
+
+    def overflowed(self) -> None:
+        if self.owner is not None:
+            self.owner.client_overflowed()
+
+    def writable_changed(self) -> None:
+        if self.owner is not None and self.writable:
+            self.owner.client_reads()
+
+    def _leave_slots(self) -> None:
+        """The end is the loop's business, and should be known at once."""
+        if self._slots is not None:
+            self._slots.leave(self)
+            self._slots = None
+            if self._is_seated:
+                self._paused = False
+                self.join_loop()
+
+
+def phrase(status: int) -> str:
+    """The reason phrase of an HTTP status, also of one that Python does not know."""
+    try:
+        return http.HTTPStatus(status).phrase
+    except ValueError:
+        return "Unknown"
+
+
+def plain_response(refusal: Refusal, request_id: str) -> bytes:
+    """A whole HTTP response in Deepgram's form, for a connection that has no protocol yet."""
+    body = refusal.body(request_id)
+    headers = Headers(refusal_headers(refusal, request_id))
+    headers["Content-Length"] = str(len(body))
+    headers["Connection"] = "close"
+    return Response(refusal.status, phrase(refusal.status), headers, body).serialize()
+
+
+def refusal_headers(refusal: Refusal, request_id: str) -> list[tuple[str, str]]:
+    """The headers that go with `refusal.body(request_id)`."""
+    headers = [
+        ("Content-Type", "application/json"),
+        ("dg-error", refusal.message),
+        ("dg-request-id", request_id),
+    ]
+    if refusal.retry_after is not None:
+        headers.append(("Retry-After", str(refusal.retry_after)))
+    return headers

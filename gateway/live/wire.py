@@ -1,0 +1,465 @@
+"""A WebSocket connection on an asyncio transport: messages outside, two ways to read them inside.
+
+Messages of one frame, which is what audio and results come in, are cut out here by their headers. Every
+other frame, and whatever is wrong, is given to websockets' Sans-I/O protocol with just its bytes; so is the
+handshake. Both legs of a call are one of these. Everything is synchronous: what one read brings is parsed,
+handed on and answered before the loop looks at the next socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NamedTuple, cast
+
+from websockets.frames import Frame, Opcode
+from websockets.protocol import Protocol as SansIO
+from websockets.protocol import Side, State
+
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # a wheel without C extensions
+    from websockets.utils import apply_mask
+
+CLOSE_TIMEOUT: Final = 5.0
+"""Seconds for the peer to end the connection after a close frame."""
+HIGH_WATER_BYTES: Final = 65_536
+"""Unsent bytes at which a leg counts as not writable."""
+KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES = 10, 5, 2
+USER_TIMEOUT_MS: Final = 10_000
+"""A peer that acknowledges nothing is given up after this long (RFC 5482); faults.md 2 and 30."""
+ABNORMAL: Final = 1006
+
+_WHOLE_BINARY: Final = 0x82
+_WHOLE_TEXT: Final = 0x81
+_WHOLE: Final = (_WHOLE_BINARY, _WHOLE_TEXT)
+_PING: Final = 0x89
+_MASKED: Final = 0x80
+_LONG: Final = struct.Struct("!BBH").pack
+_LONGEST: Final = struct.Struct("!BBQ").pack
+_HEAD_END: Final = b"\r\n\r\n"
+
+RECEIVED: Final = memoryview(bytearray(262_144))
+"""Where every read of the process lands; what must outlive it is copied."""
+
+
+def tune(sock: socket.socket) -> None:
+    """Options of every connection: no delay, and a dead peer noticed by the kernel."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+
+
+def _keys() -> Iterator[bytes]:
+    """Masking keys (RFC 6455 §5.3: unpredictable), a thousand for one system call."""
+    while True:
+        block = os.urandom(4096)
+        for at in range(0, len(block), 4):
+            yield block[at : at + 4]
+
+
+_key: Final = _keys()
+
+
+def frame(first: int, payload: bytes, *, masked: bool) -> bytes:
+    """A whole frame (RFC 6455 §5.2); `first` is its first byte."""
+    flag, length = _MASKED * masked, len(payload)
+    if length < 126:
+        head = bytes((first, flag | length))
+    elif length < 65_536:
+        head = _LONG(first, flag | 126, length)
+    else:
+        head = _LONGEST(first, flag | 127, length)
+    if not masked:
+        return head + payload
+    key = next(_key)
+    return head + key + apply_mask(payload, key)
+
+
+class _Shape(NamedTuple):
+    """Masked frames of one size: how they begin, how long they are, and what cuts them into three."""
+
+    head: bytes
+    size: int
+    cut: Callable[[bytes | memoryview], Iterator[tuple[bytes, bytes, bytes]]]
+
+    def payloads(self, data: bytes | memoryview) -> list[bytes]:
+        """Those of `data`, if it is such frames and nothing else; else none."""
+        head, size, cut = self
+        found: list[bytes] = []
+        if len(data) % size == 0:
+            for first, key, payload in cut(data):
+                if first != head:
+                    return []
+                found.append(apply_mask(payload, key))
+        return found
+
+
+@functools.lru_cache(256)
+def _shape(head: bytes, length: int) -> _Shape:
+    """Of frames with a payload of `length` bytes; one for all calls."""
+    layout = struct.Struct(f"{len(head)}s4s{length}s")
+    return _Shape(head, layout.size, layout.iter_unpack)
+
+
+class WebSocketLeg(asyncio.BufferedProtocol):
+    """Subclasses say what a message means.
+
+    `max_message` bytes in one message are too many; `write_limit` bytes unread by the peer are the end.
+    """
+
+    # One indirection less for each name, twice per frame: a twentieth of what a read costs.
+    __slots__ = (  # noqa: SIM905 (twenty names, one to a line, say no more)
+        "_closing _fd _fragmented _fragments _head _is_server _loop _lost _mask_received _max_message "
+        "_missing _out _passing _shape _side _tail _walks _write_limit _ws transport writable"
+    ).split()
+
+    def __init__(self, ws: SansIO, max_message: int, write_limit: int) -> None:
+        self._ws: SansIO | None = ws
+        self.writable = True
+        self.transport: asyncio.Transport | None = None
+        self._loop = asyncio.get_running_loop()
+        self._max_message = max_message
+        self._write_limit = write_limit
+        self._side = ws.side
+        self._is_server = ws.side is Side.SERVER
+        self._mask_received = _MASKED * self._is_server
+        self._fd = -1  # of the socket, where what is written there is what the peer gets
+        self._out: list[bytes] = []
+        self._head = b""  # the last bytes of the peer's handshake so far
+        self._walks = False  # frames are cut out here; else websockets gets every byte
+        self._shape: _Shape | None = None  # that of audio; frames of it need no walk
+        self._tail: list[bytes] = []  # an incomplete frame,
+        self._missing = 0  # of which so many bytes are yet to come, if that is known
+        self._passing = 0  # so many bytes are yet to come of a frame that websockets has the beginning of
+        self._fragments: list[bytes] = []
+        self._fragmented: Opcode | None = None
+        self._closing: asyncio.TimerHandle | None = None
+        self._lost = False
+
+    @property
+    def ws(self) -> SansIO:
+        """websockets' protocol. On an open connection it knows nothing between two frames, and takes 3 KiB:
+        there is none then, until it is asked for."""
+        if self._ws is None:
+            self._ws = SansIO(self._side, max_size=self._max_message)
+        return self._ws
+
+    def is_open(self) -> bool:
+        """Between both handshakes."""
+        return self._ws is None or self._ws.state is State.OPEN
+
+    # What subclasses say
+
+    def handshake_received(self, event: Any) -> None:
+        """The peer's Request or Response."""
+
+    def binary_received(self, messages: list[bytes]) -> None:
+        """Whole binary messages, with nothing between them."""
+
+    def text_received(self, data: bytes) -> None:
+        """One whole text message: valid UTF-8."""
+
+    def read_done(self) -> None:
+        """All messages of one read have been handed over."""
+
+    def lost(self, code: int, reason: str) -> None:
+        """The connection is over; called once. 1006: without a close frame."""
+
+    def writable_changed(self) -> None:
+        """The peer leaves bytes unread, or reads again; not a time to write."""
+
+    # What callers do
+
+    def send_binary(self, data: bytes) -> None:
+        if self.is_open():
+            self._out.append(frame(_WHOLE_BINARY, data, masked=not self._is_server))
+
+    def send_text(self, data: bytes) -> None:
+        if self.is_open():
+            self._out.append(frame(_WHOLE_TEXT, data, masked=not self._is_server))
+
+    def send_ping(self) -> None:
+        if self.is_open():
+            self._out.append(frame(_PING, b"", masked=not self._is_server))
+
+    def send_audio(self, data: bytes) -> None:
+        """`send_binary` and `flush`, in fewer steps where nothing else is to be sent."""
+        transport = self.transport
+        if self._ws is None and not self._out and transport is not None and not transport.is_closing():
+            self._write(transport, frame(_WHOLE_BINARY, data, masked=not self._is_server))
+        else:
+            self.send_binary(data)
+            self.flush()
+
+    def close(self, code: int | None, reason: str = "") -> None:
+        """Begins the closing handshake; the transport ends soon after, whatever the peer does."""
+        if self.is_open():
+            self.ws.send_close(code, reason)
+        self.flush()
+        self._close_soon()
+
+    def abort(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
+
+    def flush(self) -> None:
+        """Writes what the protocol has to say; call it once after a group of sends."""
+        transport, chunks = self.transport, self._out
+        if self._ws is not None:
+            # Control frames last: a close ends what is said, and a pong may come whenever it likes.
+            chunks += self._ws.data_to_send()
+            self._let_go()
+        if not chunks:
+            return
+        self._out = []
+        if transport is None or transport.is_closing():
+            return
+        ended = chunks[-1] == b""
+        self._write(transport, chunks[0] if len(chunks) == 1 else b"".join(chunks))
+        if ended and not transport.is_closing():
+            self._end_writing(transport)
+
+    def overflowed(self) -> None:
+        """The peer left too much unread, pongs included (faults.md M1)."""
+
+    # What asyncio calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # Not an instance check: uvloop's transports do not derive from asyncio's.
+        self.transport = transport = cast("asyncio.Transport", transport)
+        transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
+        sock = transport.get_extra_info("socket")
+        if sock is not None and transport.get_extra_info("sslcontext") is None:
+            self._fd = sock.fileno()
+
+    def get_buffer(self, _sizehint: int) -> memoryview:
+        return RECEIVED
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(RECEIVED[:nbytes])
+
+    def data_received(self, data: bytes | memoryview) -> None:
+        # Without websockets' protocol the connection is open, and nothing has begun but what is in `_tail`.
+        shape = self._shape if self._ws is None and not self._tail else None
+        if shape is not None and (messages := shape.payloads(data)):
+            self.binary_received(messages)
+        else:
+            self._take(bytes(data))
+        self.read_done()
+        if self._out or self._ws is not None:
+            self.flush()
+            if self._ws is not None and self._ws.close_expected():
+                self._close_soon()
+
+    def eof_received(self) -> bool:
+        self._stop_walking(b"".join(self._tail))
+        self.ws.receive_eof()
+        self._hand_over()
+        self.read_done()
+        self.flush()
+        self._close_soon()  # asyncio closes only when all is written, and who reads it may be gone
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._closing is not None:
+            self._closing.cancel()
+        if not self._lost:
+            self._lost = True
+            received = None
+            if self._ws is not None:
+                with contextlib.suppress(EOFError):  # the end of the stream was already told
+                    self._ws.receive_eof()
+                self._ws.data_to_send()
+                received = self._ws.close_rcvd
+            code, reason = (received.code, received.reason) if received else (ABNORMAL, "")
+            self.lost(code, reason)
+
+    def pause_writing(self) -> None:
+        self.writable = False
+        self.writable_changed()
+
+    def resume_writing(self) -> None:
+        self.writable = True
+        self.writable_changed()
+
+    # Private
+
+    def _take(self, data: bytes) -> None:
+        if not self._walks:
+            self._listen(data)
+        elif self.is_open():
+            self._walk(data)
+        elif self.ws.state is State.CONNECTING:
+            self.abort()  # a client speaks when it has its 101 (RFC 6455 §4.1)
+        else:
+            self._stop_walking(b"".join(self._tail) + data)
+
+    def _listen(self, data: bytes) -> None:
+        """Gives bytes to websockets; the frames that follow a handshake are cut out here."""
+        if self.ws.state is not State.CONNECTING:
+            self.ws.receive_data(data)
+            self._hand_over()
+            return
+        seen = len(self._head)
+        end = (self._head + data).find(_HEAD_END)
+        cut = end + len(_HEAD_END) - seen if end >= 0 else len(data)
+        self._head = (self._head + data)[1 - len(_HEAD_END) :]
+        self.ws.receive_data(data[:cut])
+        self._hand_over()
+        # A server answers later, and nothing may come until then; a client that is not open gets a body.
+        self._walks = end >= 0 and (self._is_server or self.is_open())
+        if cut < len(data):
+            self._take(data[cut:])
+
+    def _walk(self, data: bytes) -> None:
+        """Cuts whole frames of audio out of the stream; of all else websockets sees every byte at once."""
+        if self._passing:
+            part, data = data[: self._passing], data[self._passing :]
+            self._passing -= len(part)
+            if not self._pass_on(part, data):
+                return
+        elif self._tail:
+            self._tail.append(data)
+            self._missing -= len(data)
+            if self._missing > 0:
+                return
+            data, self._tail = b"".join(self._tail), []
+        at, size = 0, len(data)
+        binary: list[bytes] = []
+        while size - at >= 2:
+            first, second = data[at], data[at + 1]
+            is_ours = first in _WHOLE and second & _MASKED == self._mask_received
+            length, start = second & 0x7F, at + 2
+            if length >= 126:
+                start += 2 if length == 126 else 8
+                if start <= size:
+                    length = int.from_bytes(data[at + 2 : start], "big")
+                elif is_ours:
+                    break
+                else:
+                    self.binary_received(binary)
+                    self._stop_walking(data[at:])
+                    return
+            start += second >> 7 << 2
+            end = start + length
+            if not is_ours or length > self._max_message or self._fragmented is not None:
+                self.binary_received(binary)
+                binary = []
+                self._passing = max(0, end - size)
+                if not self._pass_on(data[at:end], data[end:]):
+                    return
+            elif end > size:
+                self._missing = end - size
+                break
+            else:
+                payload = data[start:end]
+                if self._mask_received:
+                    payload = apply_mask(payload, data[start - 4 : start])
+                if first == _WHOLE_BINARY:
+                    binary.append(payload)
+                    if self._mask_received and payload:
+                        self._shape = _shape(data[at : start - 4], length)
+                else:
+                    self.binary_received(binary)
+                    binary = []
+                    self._text(payload)
+                    if not self.is_open():
+                        self._stop_walking(data[end:])
+                        return
+            at = end
+        self.binary_received(binary)
+        if at < size:
+            self._tail = [data[at:]]
+
+    def _pass_on(self, data: bytes, rest: bytes) -> bool:
+        """Gives bytes of one frame to websockets, and `rest` too if the connection is to end; then False."""
+        self.ws.receive_data(data)
+        self._hand_over()
+        if self.is_open():
+            return True
+        self._stop_walking(rest)
+        return False
+
+    def _stop_walking(self, data: bytes) -> None:
+        """From here on websockets gets every byte, beginning with these."""
+        self._walks, self._passing, self._missing, self._tail = False, 0, 0, []
+        self.ws.receive_data(data)
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        """What websockets made of the bytes it got, but nothing that follows bad text (RFC 6455 §8.1)."""
+        for event in self.ws.events_received():
+            if not isinstance(event, Frame):
+                self.handshake_received(event)
+            elif not self._frame(event):
+                return
+
+    def _frame(self, frame: Frame) -> bool:
+        """False: it ends a text that is none."""
+        opcode = frame.opcode
+        if opcode is Opcode.BINARY or opcode is Opcode.TEXT:
+            if frame.fin:
+                return self._message(opcode, bytes(frame.data))
+            self._fragmented, self._fragments = opcode, [bytes(frame.data)]
+        elif opcode is Opcode.CONT:
+            self._fragments.append(bytes(frame.data))
+            if frame.fin and self._fragmented is not None:
+                whole, self._fragments = b"".join(self._fragments), []
+                opcode, self._fragmented = self._fragmented, None
+                return self._message(opcode, whole)
+        return True
+
+    def _message(self, opcode: Opcode, data: bytes) -> bool:
+        if opcode is Opcode.BINARY:
+            self.binary_received([data])
+            return True
+        return self._text(data)
+
+    def _text(self, data: bytes) -> bool:
+        try:
+            data.isascii() or data.decode()
+        except UnicodeDecodeError as exc:
+            self.ws.fail(1007, f"{exc.reason} at position {exc.start}")
+            return False
+        self.text_received(data)
+        return True
+
+    def _write(self, transport: asyncio.Transport, data: bytes) -> None:
+        """To the socket, if nothing waits for it; what that does not take is the transport's business."""
+        if self._fd >= 0 and not transport.get_write_buffer_size():
+            try:
+                taken = os.write(self._fd, data)
+            except OSError:
+                taken = 0  # it is full, or broken, which the transport will find and tell
+            if taken == len(data):
+                return
+            data = data[taken:]
+        transport.write(data)
+        if transport.get_write_buffer_size() > self._write_limit:
+            self.overflowed()
+            transport.abort()
+
+    def _let_go(self) -> None:
+        is_idle = self._walks and not self._passing and self._fragmented is None
+        if is_idle and self.is_open():
+            self.ws.parser.close()  # it refers to its protocol, which would wait for the cyclic collector
+            self._ws = None
+
+    def _end_writing(self, transport: asyncio.Transport) -> None:
+        if transport.can_write_eof():
+            transport.write_eof()
+        else:
+            transport.close()
+
+    def _close_soon(self) -> None:
+        if self._closing is None and self.transport is not None:
+            self._closing = self._loop.call_later(CLOSE_TIMEOUT, self.transport.abort)

@@ -1,0 +1,248 @@
+"""Jobs as the rest of the gateway sees them: handed in, looked at, cancelled, retried, watched.
+
+The row is the truth (docs/prerecorded.md). A `JobQueue` only says which job is worth looking at now; it
+may say so twice, or forget.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Any, Final, Protocol
+
+from gateway.config import JobsConfig
+from gateway.errors import StoreConflict, StoreError
+from gateway.metrics import Metrics
+from gateway.prerecorded.work import Outcome
+from gateway.prerecorded.worker import Ended, Worker
+from gateway.store import jobs as rows
+from gateway.store.databases import Connection
+from gateway.store.job import STATES, TERMINAL, Job, JobState
+from gateway.store.store import Store
+
+WATCH_SECONDS: Final = 2.0
+"""Between two looks after the jobs of dead workers."""
+PURGE_SECONDS: Final = 60.0
+PURGED: Final = 500
+"""Jobs that are deleted in one transaction."""
+LOOK_SECONDS: Final = 1.0
+"""Between two looks at a job that somebody watches: another process may run it."""
+_REQUEST: Final = (
+    "principal",
+    "url",
+    "spooled",
+    "query",
+    "priority",
+    "callback",
+    "metadata",
+    "stored",
+    "media_type",
+)
+"""What makes two jobs of one id the same request."""
+
+
+class JobQueue(Protocol):
+    """Brings jobs whose rows are committed to workers."""
+
+    @property
+    def healthy(self) -> bool:
+        """Whether jobs that come now are taken."""
+
+    async def start(self) -> None:
+        """Begins to run jobs, if it was made with a worker."""
+
+    async def enqueue(self, jobs: Sequence[Job]) -> None:
+        """Says that these rows are queued; harmless when it knows. Never raises: what fails comes again."""
+
+    async def cancel(self, job: Job) -> None:
+        """Says that this row is queued no more. Never raises: a worker sees it in the row."""
+
+    async def drain(self, seconds: float) -> None:
+        """Starts no more jobs; returns when all have ended or, after `seconds`, the rest was put back."""
+
+    async def close(self) -> None:
+        """Lets go of every connection and task."""
+
+
+class Changes:
+    """Wakes whoever watches a job when something happens to it in this process."""
+
+    def __init__(self) -> None:
+        self._watched: dict[str, set[asyncio.Event]] = {}
+
+    def announce(self, job: Job) -> None:
+        for event in self._watched.get(job.id, ()):
+            event.set()
+
+    @contextlib.contextmanager
+    def watch(self, job_id: str) -> Iterator[asyncio.Event]:
+        """An event that is set by each change."""
+        event = asyncio.Event()
+        self._watched.setdefault(job_id, set()).add(event)
+        try:
+            yield event
+        finally:
+            self._watched[job_id].discard(event)
+            if not self._watched[job_id]:
+                del self._watched[job_id]
+
+
+class Jobs:
+    """All that may be done with jobs. A `principal` sees its own only.
+
+    `discard` deletes the audio of a job that will not be run again; `ended` is the worker's.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        queue: JobQueue,
+        worker: Worker,
+        changes: Changes,
+        config: JobsConfig,
+        *,
+        metrics: Metrics,
+        log: Any,
+        clock: Callable[[], float],
+        ended: Ended,
+        discard: Callable[[Job], None],
+    ) -> None:
+        self.queue = queue
+        self.worker = worker
+        self._store = store
+        self._changes = changes
+        self._config = config
+        self._metrics = metrics
+        self._log = log
+        self._clock = clock
+        self._ended = ended
+        self._discard = discard
+
+    @property
+    def healthy(self) -> bool:
+        """Whether jobs are taken."""
+        return self._store.healthy and self.queue.healthy
+
+    async def submit(self, jobs: Sequence[Job]) -> list[Job]:
+        """Accepts all of `jobs`, which are on disk when this returns, or none.
+
+        What was submitted before, all of it and with the same ids and words, is returned as it is now. Raises
+        StoreConflict, whose text is the id, when it is another job's; StoreError when none is taken.
+        """
+        if not self.healthy:
+            raise StoreError("jobs cannot be taken now")
+        try:
+            await rows.add(self._store, jobs)
+        except StoreConflict:
+            return await self._submitted_before(jobs)
+        self._metrics.jobs_accepted += len(jobs)
+        await self.queue.enqueue(jobs)
+        return list(jobs)
+
+    async def get(self, job_id: str, principal: str) -> Job | None:
+        """With its result. Raises StoreError."""
+        job = await self._store.read(lambda connection: rows.get(connection, job_id))
+        return job if job and job.principal == principal else None
+
+    async def page(
+        self, principal: str, state: JobState | None, before: tuple[float, str] | None, limit: int
+    ) -> list[Job]:
+        """See `store.jobs.page`. Raises StoreError."""
+        return await self._store.read(
+            lambda connection: rows.page(connection, principal, state, before, limit)
+        )
+
+    async def cancel(self, job_id: str) -> Job | None:
+        """Ends a job that has not ended, running or not; None if it has. Raises StoreError."""
+
+        async def op(connection: Connection) -> Job | None:
+            cancelled = await rows.cancel(connection, job_id, self._clock())
+            if cancelled:
+                await self._ended(connection, cancelled)
+            return cancelled
+
+        job = await self._store.write(op)
+        if job:
+            self._metrics.jobs_ended.add(job.state)
+            self.worker.cancel(job_id)
+            self._changes.announce(job)
+            self._discard(job)
+            await self.queue.cancel(job)
+        return job
+
+    async def retry(self, job_id: str) -> Job | None:
+        """Queues a failed or cancelled job with all its attempts anew, else None. Raises StoreError."""
+        attempts = self._config.most_attempts
+        job = await self._store.write(
+            lambda connection: rows.retry(connection, job_id, self._clock(), attempts)
+        )
+        if job:
+            self._changes.announce(job)
+            await self.queue.enqueue([job])
+        return job
+
+    async def awaiting(self, job_id: str) -> Job | None:
+        """Any principal's job, for whoever knows the secret that it awaits. Raises StoreError."""
+        return (await self._store.read(lambda connection: rows.find(connection, [job_id]))).get(job_id)
+
+    async def finish(self, job: Job, outcome: Outcome) -> None:
+        """Ends a running attempt by what Deepgram's callback says, unless it has ended. Raises StoreError."""
+        after = await self.worker.finish(job, outcome)
+        if after and after.state == "queued":
+            await self.queue.enqueue([after])
+
+    async def states(self, job_id: str, principal: str) -> AsyncIterator[Job]:
+        """The job, and again with each new state or attempt, until it has ended. Raises StoreError."""
+        seen: tuple[JobState, int] | None = None
+        with self._changes.watch(job_id) as changed:
+            while job := await self.get(job_id, principal):
+                if (job.state, job.attempts) != seen:
+                    seen = job.state, job.attempts
+                    yield job
+                if job.state in TERMINAL:
+                    return
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(changed.wait(), LOOK_SECONDS)
+                changed.clear()
+
+    async def watch(self) -> None:
+        """Looks after jobs of dead workers, deletes what is old, counts; until cancelled."""
+        purge_at = 0.0
+        while True:
+            try:
+                if again := [job for job in await self.worker.reap() if job.state == "queued"]:
+                    await self.queue.enqueue(again)
+                await self._count()
+                if self._clock() >= purge_at:
+                    purge_at = self._clock() + PURGE_SECONDS
+                    await self._purge()
+            except StoreError as exc:
+                self._log.debug("jobs.not_watched", reason=str(exc))
+            await asyncio.sleep(WATCH_SECONDS)
+
+    async def _submitted_before(self, jobs: Sequence[Job]) -> list[Job]:
+        there = await self._store.read(lambda connection: rows.find(connection, [job.id for job in jobs]))
+        for job in jobs:
+            old = there.get(job.id)
+            if old and any(getattr(old, name) != getattr(job, name) for name in _REQUEST):
+                raise StoreConflict(job.id)
+        if missing := [job.id for job in jobs if job.id not in there]:
+            raise StoreConflict(next((job_id for job_id in there), missing[0]))
+        return [there[job.id] for job in jobs]
+
+    async def _count(self) -> None:
+        counts = await self._store.read(lambda connection: rows.counts(connection))
+        for state in STATES:
+            self._metrics.jobs[state] = counts.get(state, 0)
+        self._metrics.queue_depth = counts.get("queued", 0)
+
+    async def _purge(self) -> None:
+        now = self._clock()
+        old, older = now - 3600 * self._config.keep_hours, now - 3600 * self._config.keep_failed_hours
+        while True:
+            gone = await self._store.write(lambda connection: rows.purge(connection, old, older, PURGED))
+            for job in gone:
+                self._discard(job)
+            if len(gone) < PURGED:
+                return

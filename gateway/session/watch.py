@@ -1,0 +1,109 @@
+"""Whether an open connection still works: what TCP does not say.
+
+`send()` succeeding proves nothing, since minutes of audio fit into kernel buffers; only progress of results
+does. All limits are in seconds of our own clock, and our own lateness is never held against Deepgram.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from gateway.audio.containers import Clock
+
+PING_AFTER: Final = 3.0
+"""Seconds without a byte from Deepgram after which it is asked for a pong."""
+DEAD_AFTER: Final = 9.0
+"""Seconds without a byte, pongs included, after which the connection is dead."""
+BLOCKED_FOR: Final = 5.0
+"""Seconds for which Deepgram may take no bytes while we have some."""
+ENOUGH_BYTES: Final = 4_096
+"""The same for audio whose bytes have no place in time."""
+ENOUGH_AUDIO: Final = 3.0
+"""Seconds of audio that must have gone up for missing results to mean anything."""
+LATE: Final = 0.25
+"""Our own lateness, in seconds, that is forgiven without a thought."""
+
+
+class Watch:
+    def __init__(self, clock: Clock, stall: float, max_lag: float) -> None:
+        """`stall`: seconds that results may stand still while audio flows; `max_lag`: seconds behind it."""
+        self._clock = clock
+        self._stall = stall
+        self._max_lag = max_lag
+        self.opened(0, 0.0)
+
+    def opened(self, sent: int, now: float) -> None:
+        """A new connection begins with byte `sent`."""
+        self._base = self._position(sent)
+        self._heard_at = self._progress_at = now
+        self._pinged_at = now
+        self._blocked_since: float | None = None
+        self._at_progress = self._base
+        self._reached: dict[int, float] = {}
+
+    def heard(self, now: float) -> None:
+        self._heard_at = now
+
+    def blocked(self, blocked: bool, now: float) -> None:
+        if not blocked:
+            self._blocked_since = None
+        elif self._blocked_since is None:
+            self._blocked_since = now
+
+    def progressed(self, channel: int, end: float, sent: int, now: float) -> None:
+        """A result reached second `end` of this connection. Saying an old second again is no progress."""
+        self._heard_at = now
+        if end > self._reached.get(channel, 0.0):
+            self._reached[channel] = end
+            self._progress_at = now
+            self._at_progress = self._position(sent)
+
+    def excuse(self, late: float) -> None:
+        """We looked `late` seconds after the time: whatever came meanwhile may still be unread."""
+        if late > LATE:
+            self._heard_at += late
+            self._progress_at += late
+            if self._blocked_since is not None:
+                self._blocked_since += late
+
+    def is_fruitless(self, sent: int) -> bool:
+        """Whether audio went up and no result has come."""
+        return self._position(sent) > self._base and not self._reached
+
+    def wants_ping(self, now: float) -> bool:
+        if now - max(self._heard_at, self._pinged_at) < PING_AFTER:
+            return False
+        self._pinged_at = now
+        return True
+
+    def trouble(self, sent: int, now: float) -> str:
+        """What is wrong with the connection; empty when nothing is."""
+        if now - self._heard_at > DEAD_AFTER:
+            return "stalled: not a byte from Deepgram"
+        if self._blocked_since is not None and now - self._blocked_since > BLOCKED_FOR:
+            return "stalled: Deepgram reads nothing"
+        position = self._position(sent)
+        if position - self._at_progress > ENOUGH_AUDIO and now - self._progress_at > self._stall:
+            return "stalled: audio flows, results do not"
+        if self._behind(position) > self._max_lag:
+            return "stalled: results fall behind"
+        return ""
+
+    def quiet_for(self, sent: int, now: float) -> float:
+        """Seconds in which nothing can become wrong, and no ping due, whatever happens meanwhile."""
+        if self._blocked_since is not None or self._behind(self._position(sent)) > self._max_lag / 2:
+            return 0.0
+        ping_at = max(self._heard_at, self._pinged_at) + PING_AFTER
+        return min(ping_at, self._heard_at + DEAD_AFTER, self._progress_at + self._stall) - now
+
+    def _behind(self, position: float) -> float:
+        """Seconds that results are behind; 0 where that means nothing."""
+        if not self._reached or not self._clock.timed:
+            return 0.0
+        return position - self._base - min(self._reached.values())
+
+    def _position(self, sent: int) -> float:
+        """Seconds of audio in the first `sent` bytes; without a clock, a guess that is good enough."""
+        if self._clock.timed:
+            return self._clock.samples(sent) / self._clock.rate_hz
+        return sent * ENOUGH_AUDIO / ENOUGH_BYTES

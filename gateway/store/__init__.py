@@ -1,0 +1,1 @@
+"""Jobs, transcripts, deliveries and usage as rows, in SQLite or PostgreSQL."""

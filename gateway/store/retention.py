@@ -1,0 +1,44 @@
+"""What is old goes, and calls that nobody ended are ended: looked after once an hour."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from gateway.errors import StoreError
+from gateway.store import transcripts
+from gateway.store.store import Store
+
+EVERY: Final = 3600.0
+DAY: Final = 86_400.0
+MOST_AT_ONCE: Final = 500
+"""Transcripts in a transaction, so that other writes need not wait long."""
+
+
+async def keep_tidy(store: Store, days: float, clock: Callable[[], float], every: float = EVERY) -> None:
+    """Until cancelled. Deletes transcripts that are older than `days` (0: none); `clock` is `time.time`."""
+    started = clock()
+    while True:
+        try:
+            # Of a database that is ours alone, what began before us is of a process that has died.
+            await end_abandoned(store, clock() - DAY if store.shared else started)
+            if days:
+                await expire(store, clock() - days * DAY)
+        except StoreError as error:
+            structlog.get_logger().warning("store.untidy", reason=str(error))
+        await asyncio.sleep(every)
+
+
+async def end_abandoned(store: Store, before: float) -> None:
+    """Ends the calls begun before that time which have no end."""
+    while await store.write(lambda connection: transcripts.end_abandoned(connection, before)):
+        pass
+
+
+async def expire(store: Store, before: float) -> None:
+    """Deletes what is older, a little at a time."""
+    while await store.write(lambda connection: transcripts.expire(connection, before, MOST_AT_ONCE)):
+        pass

@@ -1,0 +1,72 @@
+"""Jobs from the command line, against a running gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from io import StringIO
+from pathlib import Path
+
+import aiohttp
+import pytest
+from rich.console import Console
+
+from gateway import cli
+from gateway.client.jobs import show
+from tests.fakes.stand import Stand, eventually, stand  # noqa: F401 - pytest finds fixtures by name
+
+
+async def test_the_commands(
+    stand: Stand,  # noqa: F811 - a fixture is asked for by name
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """List, show, retry, cancel: for people, and as JSON."""
+    emulator = await stand.emulator()
+    gateway = await stand.gateway(
+        emulator.url,
+        store={"url": f"sqlite:///{tmp_path}/gateway.db"},
+        prerecorded={"spool_dir": str(tmp_path / "spool")},
+    )
+    url = "http://{}:{}".format(*gateway.sidecar_address)
+
+    async def run(*arguments: str) -> tuple[int, str, str]:
+        code = await asyncio.to_thread(cli.main, ["jobs", "--url", url, *arguments])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    async with aiohttp.ClientSession(url) as session:
+        headers = {"Content-Type": "audio/wav"}
+        await session.post("/v1/jobs?id=mine", data=b"no audio", headers=headers)
+    assert gateway.jobs
+    await eventually(lambda: gateway.metrics.jobs_ended["failed"])
+    code, out, _ = await run("list", "--state", "failed")
+    assert code == 0
+    assert "mine" in out
+    assert "1/3" in out
+    code, out, _ = await run("--json", "list")
+    assert [job["id"] for job in json.loads(out)["jobs"]] == ["mine"]
+    assert (await run("show", "mine"))[1].count("DEEPGRAM_ERROR") == 1
+    assert json.loads((await run("--json", "retry", "mine"))[1])["state"] == "queued"
+    code, _, err = await run("cancel", "nobodys")
+    assert (code, err) == (1, "gateway: HTTP 404: id: there is no job nobodys.\n")
+    code, _, err = await run("list", "--state", "lost")
+    assert code == 1
+    assert "state: one of" in err
+    assert os.listdir(tmp_path / "spool")
+
+
+def test_ids_are_whole() -> None:
+    """On a narrow terminal, too: `show` takes them as they are."""
+    said = StringIO()
+    job = {"id": "a1" * 32, "state": "queued", "attempts": 0, "max_attempts": 3, "priority": 5}
+    job["created_at"] = 0
+    show(json.dumps({"jobs": [job]}).encode(), Console(file=said, width=60))
+    assert "".join(line.split("│")[1].strip() for line in said.getvalue().splitlines()[3:-1]) == job["id"]
+
+
+def test_no_gateway(capsys: pytest.CaptureFixture[str]) -> None:
+    """One line, and no traceback."""
+    assert cli.main(["jobs", "--url", "http://127.0.0.1:1", "list"]) == 1
+    assert capsys.readouterr().err.startswith("gateway: http://127.0.0.1:1: ")

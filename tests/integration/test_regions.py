@@ -1,0 +1,71 @@
+"""A region that takes calls and then lets them down is left for another one (faults.md 2, 7)."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.emulator import Fault
+from tests.fakes.stand import CLOSE_STREAM, Stand, call, dial, eventually, read, send, transcribe, words
+from tests.integration.test_transparency import BRISK_WINDOWS
+
+SESSION = {"backoff_base": 0.05, "backoff_cap": 0.1, "stall": 3.0}
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("reset", after_bytes=800),
+        Fault("close", after_bytes=800, code=1011, reason="NET-0000"),
+        Fault("fin", after_bytes=800),
+        Fault("mute"),
+        Fault("half-open", after_bytes=800),
+    ],
+    ids=lambda fault: fault.kind,
+)
+async def test_a_region_that_accepts_and_fails(stand: Stand, fault: Fault) -> None:
+    """The call that met it goes on elsewhere, and the next one does not go there first."""
+    bad, good = await stand.emulator(faults=(fault,), **BRISK_WINDOWS), await stand.emulator(**BRISK_WINDOWS)
+    gateway = await stand.gateway(bad.url, good.url, session=SESSION)
+    audio, said = call(45)
+    async with dial(gateway) as ws:
+        await send(ws, audio)
+        await ws.send(CLOSE_STREAM)
+        assert words(await read(ws, 25)) == said
+    assert (len(bad.connections), len(good.connections)) == (1, 1)
+    audio, said = call()
+    assert words(await transcribe(gateway, audio)) == said
+    assert (len(bad.connections), len(good.connections)) == (1, 2)
+
+
+async def test_a_break_of_a_working_connection_is_no_sign(stand: Stand) -> None:
+    """Results had come: the same region is dialled again."""
+    broken = Fault("reset", nth=1, after_audio=1.5)
+    first = await stand.emulator(faults=(broken,), **BRISK_WINDOWS)
+    second = await stand.emulator(**BRISK_WINDOWS)
+    gateway = await stand.gateway(first.url, second.url, session=SESSION)
+    audio, said = call(20)
+    assert words(await transcribe(gateway, audio)) == said
+    assert (len(first.connections), len(second.connections)) == (2, 0)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("close", nth=1, after_bytes=800, code=1008, reason="DATA-0000"),
+        Fault("close", nth=1, after_seconds=0.2, code=1011, reason="NET-0000"),
+    ],
+    ids=["bad audio", "no audio"],
+)
+async def test_what_is_the_callers_doing_is_no_sign(stand: Stand, fault: Fault) -> None:
+    """Audio that cannot be decoded, or none at all, says nothing about a region."""
+    first, second = await stand.emulator(faults=(fault,)), await stand.emulator()
+    gateway = await stand.gateway(first.url, second.url, session=SESSION)
+    async with dial(gateway) as ws:
+        if fault.after_bytes:
+            await ws.send(b"\xff" * 800)
+        await eventually(lambda: sum(gateway.metrics.breaks.values()) == 1)
+        audio, said = call()
+        await send(ws, audio)
+        await ws.send(CLOSE_STREAM)
+        assert [word for word in words(await read(ws)) if word is not None] == said
+    assert (len(first.connections), len(second.connections)) == (2, 0)

@@ -1,0 +1,200 @@
+"""The client's leg by itself: answers, and audio handed on in one piece per read."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import weakref
+from typing import cast
+
+import pytest
+from websockets.http11 import Response
+
+from gateway.deepgram.errors import Refusal
+from gateway.live.client import ClientLeg, ClientOwner, phrase, plain_response, refusal_headers
+from tests.fakes.wire_client import BINARY, CLOSE, TEXT, frame, upgrade
+
+BUSY = Refusal(503, "Service Unavailable", "Full.", retry_after=5)
+
+
+class Wire(asyncio.Transport):
+    """A transport that keeps what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.reading: list[bool] = []
+        self.over = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += bytes(data)
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Nothing is buffered here."""
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def is_closing(self) -> bool:
+        return self.over
+
+    def can_write_eof(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        self.over = True
+
+    abort = close
+
+    def pause_reading(self) -> None:
+        self.reading.append(False)
+
+    def resume_reading(self) -> None:
+        self.reading.append(True)
+
+
+class Owner:
+    """Keeps what a leg tells it."""
+
+    def __init__(self, joins: bool) -> None:
+        self.joins_audio = joins
+        self.heard: list[bytes | str | tuple[int, int | None]] = []
+
+    def client_audio(self, data: bytes) -> None:
+        self.heard.append(data)
+
+    def client_text(self, text: str) -> None:
+        self.heard.append(text)
+
+    def client_turn(self) -> None:
+        self.heard.append("turn")
+
+    def client_reads(self) -> None:
+        self.heard.append("reads")
+
+    def client_closed(self, code: int, sent: int | None) -> None:
+        self.heard.append((code, sent))
+
+    def client_overflowed(self) -> None:
+        self.heard.append("overflow")
+
+
+def opened(owner: Owner) -> tuple[ClientLeg, Wire]:
+    """A leg that has answered 101."""
+    leg = ClientLeg(lambda _leg: cast(ClientOwner, owner), 1000, 65536)
+    wire = Wire()
+    leg.connection_made(wire)
+    leg.data_received(upgrade("/v1/listen"))
+    leg.accept([("dg-request-id", "r")])
+    leg.flush()
+    assert wire.written.startswith(b"HTTP/1.1 101 ")
+    assert b"\r\ndg-request-id: r\r\n" in wire.written
+    owner.heard.clear()
+    return leg, wire
+
+
+async def test_of_the_handshake_nothing_is_kept() -> None:
+    """Neither the request, nor the answer, nor websockets' protocol: kibibytes of each call."""
+    leg = ClientLeg(lambda _leg: cast(ClientOwner, Owner(True)), 1000, 65536)
+    leg.connection_made(Wire())
+    leg.data_received(upgrade("/v1/listen"))
+    protocol, answer = weakref.ref(leg.ws), weakref.ref(cast(Response, leg._switch))
+    leg.accept([])
+    leg.flush()
+    assert leg.accepted
+    assert protocol() is None
+    assert answer() is None
+    leg.connection_lost(None)
+
+
+@pytest.mark.parametrize(("joins", "wanted"), [(True, [b"abcd"]), (False, [b"ab", b"c", b"d"])])
+async def test_audio_of_one_read(joins: bool, wanted: list[bytes]) -> None:
+    """It is handed over as one where the clock allows it, one by one where a message is a packet."""
+    owner = Owner(joins)
+    leg, _ = opened(owner)
+    leg.data_received(b"".join(frame(BINARY, data) for data in (b"ab", b"c", b"d")))
+    assert owner.heard == [*wanted, "turn"]
+
+
+async def test_order_is_kept_around_text_and_the_end() -> None:
+    """Neither text nor an empty frame overtakes the audio before it, nor is joined to what follows."""
+    owner = Owner(True)
+    leg, _ = opened(owner)
+    sent = [(BINARY, b"a"), (BINARY, b"b"), (TEXT, b"{}"), (BINARY, b"c"), (BINARY, b""), (BINARY, b"d")]
+    leg.data_received(b"".join(frame(opcode, data) for opcode, data in sent))
+    assert owner.heard == [b"ab", "{}", b"c", b"", b"d", "turn"]
+
+
+async def test_frames_before_the_answer_end_it() -> None:
+    """They are not handed on, and nothing is answered."""
+    owner = Owner(True)
+    leg = ClientLeg(lambda _leg: cast(ClientOwner, owner), 1000, 65536)
+    wire = Wire()
+    leg.connection_made(wire)
+    leg.data_received(upgrade("/v1/listen") + frame(TEXT, b"{}"))
+    assert wire.over
+    assert "{}" not in owner.heard
+    leg.connection_lost(None)
+
+
+@pytest.mark.parametrize(
+    ("data", "code", "sent"),
+    [
+        (frame(CLOSE, b"\x03\xe8"), 1000, 1000),
+        (frame(CLOSE), 1005, 1005),
+        (b"", 1006, None),
+        (frame(3), 1006, 1002),
+    ],
+)
+async def test_why_it_ended(data: bytes, code: int, sent: int | None) -> None:
+    """The client's own code, 1006 for none, and ours, which may say what was wrong."""
+    owner = Owner(True)
+    leg, _ = opened(owner)
+    if data:
+        leg.data_received(data)
+    leg.connection_lost(None)
+    assert owner.heard[-1] == (code, sent)
+    assert [item for item in owner.heard if isinstance(item, tuple)] == [(code, sent)]
+
+
+async def test_a_refusal_ends_the_connection() -> None:
+    """Status, headers and body in one answer."""
+
+    def refuse(leg: ClientLeg) -> None:
+        leg.refuse(429, [("X", "y")], b"no")
+
+    leg = ClientLeg(refuse, 1000, 65536)
+    wire = Wire()
+    leg.connection_made(wire)
+    leg.data_received(upgrade("/v1/listen"))
+    assert wire.written == (
+        b"HTTP/1.1 429 Too Many Requests\r\nX: y\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno"
+    )
+    leg.connection_lost(None)
+
+
+async def test_reading_can_be_paused() -> None:
+    """And nothing happens to a connection that is over."""
+    leg, wire = opened(Owner(True))
+    leg.pause_reading(True)
+    leg.pause_reading(False)
+    assert wire.reading == [False, True]
+    wire.close()
+    leg.pause_reading(True)
+    assert wire.reading == [False, True]
+    leg.connection_lost(None)
+
+
+def test_a_plain_response() -> None:
+    """For a connection that has no protocol yet: the same form."""
+    head, _, body = plain_response(BUSY, "rid").partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+    assert b"\r\nRetry-After: 5" in head
+    assert b"\r\nContent-Length: %d" % len(body) in head
+    assert json.loads(body) == {"err_code": "Service Unavailable", "err_msg": "Full.", "request_id": "rid"}
+    assert dict(refusal_headers(BUSY, "rid"))["dg-error"] == "Full."
+
+
+def test_phrases() -> None:
+    """Deepgram's odd statuses have one too."""
+    assert (phrase(404), phrase(499)) == ("Not Found", "Unknown")

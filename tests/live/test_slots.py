@@ -1,0 +1,106 @@
+"""Legs that are read by the clock."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import socket
+
+import pytest
+
+from gateway.live.slots import Slots, read_ready
+from tests.fakes.stand import eventually
+
+
+class Leg:
+    """Counts when it is read; `finds` is what `read_now` says."""
+
+    def __init__(self, *, can_leave: bool = True) -> None:
+        self.can_leave = can_leave
+        self.polled = True
+        self.finds = True
+        self.reads: list[float] = []
+
+    def leave_loop(self) -> bool:
+        if self.can_leave:
+            self.polled = False
+        return self.can_leave
+
+    def join_loop(self) -> None:
+        self.polled = True
+
+    def read_now(self) -> bool:
+        self.reads.append(asyncio.get_running_loop().time())
+        return self.finds
+
+
+async def test_each_leg_once_per_window() -> None:
+    """By its own window, or by the common one; spread, not all at once."""
+    slots = Slots(40)
+    legs = [Leg() for _ in range(4)]
+    quick = Leg()
+    for leg in legs:
+        slots.join(leg, None)
+    slots.join(quick, 10)
+    await eventually(lambda: len(legs[0].reads) >= 5)
+    assert not any(leg.polled for leg in (*legs, quick))
+    assert all(4 <= len(leg.reads) <= 6 for leg in legs)
+    assert len(quick.reads) >= 2 * len(legs[0].reads)
+    first = sorted(leg.reads[0] for leg in legs)
+    assert all(b > a for a, b in itertools.pairwise(first)), "in different ticks"
+    for leg in (*legs, quick):
+        slots.leave(leg)
+    await asyncio.sleep(0.1)
+    reads = len(quick.reads)
+    await asyncio.sleep(0.05)
+    assert len(quick.reads) == reads
+
+
+async def test_the_window_comes_and_goes() -> None:
+    """0 gives legs back to the loop; those with a window of their own do not care."""
+    slots = Slots(0)
+    leg, own, never = Leg(), Leg(), Leg()
+    slots.join(leg, None)
+    slots.join(own, 20)
+    slots.join(never, 0)
+    assert (leg.polled, own.polled, never.polled) == (True, False, True)
+    slots.set_window(20)
+    await eventually(lambda: len(leg.reads) >= 2)
+    slots.set_window(0)
+    before = len(own.reads)
+    await eventually(lambda: len(own.reads) >= before + 4)
+    assert (leg.polled, own.polled, never.polled) == (True, False, True)
+    slots.set_window(20)
+    assert not leg.polled
+
+
+async def test_what_only_the_loop_can_deal_with() -> None:
+    """The end of a connection is the loop's; a leg that cannot leave it stays."""
+    slots = Slots(10)
+    ended, bound = Leg(), Leg(can_leave=False)
+    ended.finds = False
+    slots.join(ended, None)
+    slots.join(bound, None)
+    await eventually(lambda: ended.reads)
+    await asyncio.sleep(0.05)
+    assert (len(ended.reads), ended.polled) == (1, True)
+    assert (bound.reads, bound.polled) == ([], True)
+
+
+def test_reading() -> None:
+    """What is there, nothing, and the end."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    into = memoryview(bytearray(8))
+    with ours:
+        assert read_ready(ours.fileno(), into) == -1
+        theirs.sendall(b"0123456789")
+        assert (read_ready(ours.fileno(), into), bytes(into)) == (8, b"01234567")
+        assert (read_ready(ours.fileno(), into), bytes(into[:2])) == (2, b"89")
+        theirs.close()
+        assert read_ready(ours.fileno(), into) == 0
+    closed = os.dup(0)
+    os.close(closed)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        read_ready(closed, into)

@@ -1,0 +1,126 @@
+"""Dials, seen from inside: what is left of one that failed. More is in tests/integration/test_egress.py."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+
+from gateway.config import DeepgramConfig, RegionConfig
+from gateway.errors import UpstreamRejected, UpstreamTimeout, UpstreamUnavailable
+from gateway.live.upstream import MAX_BODY_BYTES, SEND_BUFFER_BYTES, Dialer, UpstreamLeg
+from tests.fakes.deepgrams import Answering
+from tests.fakes.stand import Stand, eventually
+
+HEADERS = [("Authorization", "Token k"), ("X-Fern-A", "1"), ("X-Fern-A", "2")]
+
+
+class Owner:
+    """Keeps what a leg tells it."""
+
+    def __init__(self) -> None:
+        self.opened: list[str] = []
+        self.texts: list[bytes] = []
+        self.closes: list[tuple[int, str]] = []
+        self.leg: UpstreamLeg | None = None
+
+    def make(self, base: str) -> UpstreamLeg:
+        self.leg = UpstreamLeg(
+            f"{base}/v1/listen?keyterm=a+b&model=nova-3&encoding=mulaw&sample_rate=8000",
+            HEADERS,
+            self,
+            1,
+            max_message_bytes=65_536,
+            write_limit=65_536,
+        )
+        return self.leg
+
+    def upstream_opened(self, leg: UpstreamLeg, request_id: str) -> None:
+        self.opened.append(request_id)
+
+    def upstream_text(self, leg: UpstreamLeg, data: bytes) -> None:
+        self.texts.append(data)
+
+    def upstream_heard(self, leg: UpstreamLeg) -> None:
+        """Nothing to send."""
+
+    def upstream_blocked(self, leg: UpstreamLeg, blocked: bool) -> None:
+        """Nothing waits."""
+
+    def upstream_closed(self, leg: UpstreamLeg, code: int, reason: str) -> None:
+        self.closes.append((code, reason))
+
+
+async def dial(url: str, owner: Owner, deadline: float = 2.0) -> None:
+    await Dialer(DeepgramConfig(dial_timeout=deadline)).dial(RegionConfig(url=url), owner.make)
+
+
+async def test_a_dial(stand: Stand) -> None:
+    """When it returns, the owner knows the request id; repeated headers and the query are as given."""
+    emulator = await stand.emulator()
+    owner = Owner()
+    await dial(emulator.url, owner)
+    (record,) = emulator.connections
+    assert owner.opened == [record.request_id]
+    assert record.query.startswith("keyterm=a+b&")
+    assert record.headers["x-fern-a"] == "1, 2"
+    assert owner.leg is not None
+    assert owner.leg.transport is not None
+    sock = owner.leg.transport.get_extra_info("socket")
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) <= 2 * SEND_BUFFER_BYTES
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    owner.leg.close(1000)
+    await eventually(lambda: owner.closes)
+    assert owner.closes == [(1000, "")]
+
+
+async def test_a_rejection_has_all_that_was_said(stand: Stand) -> None:
+    """Status, headers in order, body."""
+    emulator = await stand.emulator(deny_status=402)
+    with pytest.raises(UpstreamRejected) as rejected:
+        await dial(emulator.url, Owner())
+    assert rejected.value.status == 402
+    assert b"ASR_PAYMENT_REQUIRED" in rejected.value.body
+    assert ("dg-request-id", emulator.refusals[0].request_id) in rejected.value.headers
+
+
+async def test_a_rejections_body_is_bounded() -> None:
+    """No answer makes us keep more than MAX_BODY_BYTES."""
+    answer = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 300000\r\n\r\n" + b"x" * 300_000
+    async with Answering(answer) as deepgram:
+        with pytest.raises(UpstreamRejected) as rejected:
+            await dial(deepgram.url, Owner())
+    assert len(rejected.value.body) <= MAX_BODY_BYTES
+
+
+@pytest.mark.parametrize(
+    ("answer", "then", "error"),
+    [
+        (None, "wait", UpstreamTimeout),
+        (None, "close", UpstreamUnavailable),
+        (None, "reset", UpstreamUnavailable),
+        (b"HTTP/1.1 101 Switching Protocols\r\n\r\n", "wait", UpstreamUnavailable),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "wait", UpstreamUnavailable),
+        (b"HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 0\r\n\r\n", "wait", UpstreamUnavailable),
+    ],
+)
+async def test_what_failed_is_gone(answer: bytes | None, then: str, error: type[Exception]) -> None:
+    """The error says of which kind it is, the connection is closed, the owner was told nothing."""
+    owner = Owner()
+    async with Answering(answer, then) as deepgram:
+        with pytest.raises(error):
+            await dial(deepgram.url, owner, 0.3)
+        await eventually(lambda: not deepgram.open)
+    assert (owner.opened, owner.texts) == ([], [])
+
+
+async def test_a_dial_can_be_given_up() -> None:
+    """Cancelling it closes what it had opened."""
+    async with Answering(None) as deepgram:
+        dialling = asyncio.create_task(dial(deepgram.url, Owner(), 10))
+        await eventually(lambda: deepgram.requests)
+        dialling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await dialling
+        await eventually(lambda: not deepgram.open)

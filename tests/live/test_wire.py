@@ -1,0 +1,315 @@
+"""A leg of either side: fragments, UTF-8, the write-buffer guard, the end."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+import weakref
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from websockets.frames import Close
+from websockets.server import ServerProtocol
+
+from gateway.live import wire
+from gateway.live.wire import WebSocketLeg
+from tests.fakes.stand import eventually
+from tests.fakes.wire_client import BINARY, CLOSE, PING, TEXT, fragments, frame, upgrade
+from tests.live.test_client import Wire
+
+
+class Leg(WebSocketLeg):
+    """Keeps what it is told."""
+
+    def __init__(self, write_limit: int = 65536) -> None:
+        super().__init__(ServerProtocol(), 1 << 20, write_limit)
+        self.heard: list[bytes] = []
+        self.ends: list[tuple[int, str]] = []
+        self.overflows = 0
+        self.reads = 0
+
+    def handshake_received(self, event: object) -> None:
+        assert isinstance(self.ws, ServerProtocol)
+        self.ws.send_response(self.ws.accept(event))  # type: ignore[arg-type] # the protocol's own Request
+
+    def binary_received(self, messages: list[bytes]) -> None:
+        self.heard += [b"b" + data for data in messages]
+
+    def text_received(self, data: bytes) -> None:
+        self.heard.append(b"t" + data)
+
+    def read_done(self) -> None:
+        self.reads += 1
+
+    def lost(self, code: int, reason: str) -> None:
+        self.ends.append((code, reason))
+
+    def overflowed(self) -> None:
+        self.overflows += 1
+
+
+class Full(Wire):
+    """A transport whose peer does not read."""
+
+    def get_write_buffer_size(self) -> int:
+        return len(self.written)
+
+
+def opened(transport: Wire, write_limit: int = 65536) -> Leg:
+    leg = Leg(write_limit)
+    leg.connection_made(transport)
+    leg.data_received(upgrade("/"))
+    return leg
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([BINARY, TEXT]), st.text(max_size=50), st.integers(0, 4)), max_size=8),
+    st.randoms(use_true_random=False),
+)
+def test_messages_survive_any_cutting(sent: list[tuple[int, str, int]], rng: random.Random) -> None:
+    """By fragments, with pings between them, and by reads."""
+
+    async def run() -> None:
+        leg = opened(Wire())
+        data = b""
+        for opcode, text, pieces in sent:
+            payload = text.encode()
+            cuts = [rng.randrange(len(payload) + 1) for _ in range(pieces)]
+            data += fragments(opcode, payload, cuts, frame(PING, b"p") * rng.randrange(2))
+        while data:
+            size = rng.randrange(1, 40)
+            leg.data_received(data[:size])
+            data = data[size:]
+        assert leg.heard == [(b"b" if opcode == BINARY else b"t") + text.encode() for opcode, text, _ in sent]
+
+    asyncio.run(run())
+
+
+class Unaided(Leg):
+    """Gives every byte to websockets, as if there were no walk."""
+
+    def _walk(self, data: bytes) -> None:
+        self.ws.receive_data(data)
+        self._hand_over()
+
+    _stop_walking = _walk
+
+    def _let_go(self) -> None:
+        """It has the beginnings of frames."""
+
+
+SIZES = st.integers(0, 300) | st.sampled_from([125, 126, 127, 65_535, 65_536, 70_000])
+PIECES = st.one_of(
+    st.builds(lambda size, n: frame(BINARY, bytes([n]) * size), SIZES, st.integers(0, 255)),
+    st.builds(lambda size, n: frame(BINARY, bytes([n]) * size), SIZES, st.integers(0, 255)),
+    st.builds(
+        frame,
+        st.sampled_from([0, TEXT, BINARY, 3, CLOSE, PING, 10, 15]),
+        st.binary(max_size=130),
+        fin=st.booleans(),
+        mask=st.sampled_from([True, True, True, False]),
+        rsv=st.sampled_from([0, 0, 0, 0, 1, 4]),
+    ),
+    st.binary(min_size=1, max_size=20),
+    st.just(b"\x82\xff" + (1 << 62).to_bytes(8, "big")),
+    st.just(b"\x82\xff" + b"\xff" * 8),
+)
+
+
+ALIKE = st.builds(
+    lambda size, n, mask: frame(BINARY, bytes([n]) * size, mask=mask),
+    st.sampled_from([0, 1, 2, 160, 200]),
+    st.integers(0, 255),
+    st.sampled_from([True, True, True, True, False]),
+)
+
+
+@given(
+    st.lists(PIECES, max_size=12),
+    st.lists(st.integers(1, 400) | st.integers(1, 100_000), min_size=1, max_size=20),
+    st.booleans(),
+)
+def test_the_walk_and_websockets_agree(pieces: list[bytes], cuts: list[int], ends: bool) -> None:
+    """On every byte stream, however it is cut: the same messages, the same answers, the same end.
+
+    Only where one read brings bad text and then a close or another mistake, websockets answers that one,
+    since it is asked for its answer first. The messages are the same even then.
+    """
+    data, at = b"".join(pieces), 0
+    reads: list[bytes] = []
+    while at < len(data):
+        size = cuts[len(reads) % len(cuts)]
+        reads.append(data[at : at + size])
+        at += size
+    they_agree(reads, ends)
+
+
+@given(st.lists(st.lists(ALIKE | ALIKE | ALIKE | PIECES, min_size=1, max_size=6).map(b"".join), max_size=8))
+def test_they_agree_on_whole_frames(reads: list[bytes]) -> None:
+    """Most of them of one size, as audio is, and as many to a read as there happen to be."""
+    they_agree(reads, ends=False)
+
+
+def they_agree(reads: list[bytes], ends: bool) -> None:
+    async def run(kind: type[Leg]) -> tuple[object, ...]:
+        transport = Wire()
+        leg = kind()
+        leg.connection_made(transport)
+        leg.data_received(upgrade("/"))
+        transport.written = b""  # there is a date in it
+        for data in reads:
+            if not transport.over:
+                leg.data_received(data)
+        if ends:
+            leg.eof_received()
+        leg.connection_lost(None)
+        return leg.heard, leg.ends, transport.written, leg.ws.close_sent, leg.ws.close_rcvd, transport.over
+
+    walked, unaided = asyncio.run(run(Leg)), asyncio.run(run(Unaided))
+    assert walked[0] == unaided[0]
+    if walked != unaided:
+        assert isinstance(walked[3], Close)
+        assert isinstance(unaided[3], Close)
+        assert walked[3].code == 1007
+        assert unaided[3].code != 1007
+
+
+async def test_websockets_is_there_for_its_frames_only() -> None:
+    """Its protocol takes 3 KiB: it goes when a frame of its kind is done, and not by the collector."""
+
+    def has_one(leg: Leg) -> bool:
+        return leg._ws is not None
+
+    transport = Wire()
+    leg = opened(transport)
+    assert not has_one(leg)
+    protocol = weakref.ref(leg.ws)
+    leg.data_received(frame(PING, b"p")[:3])
+    assert protocol() is not None  # it has the beginning
+    leg.data_received(frame(PING, b"p")[3:])
+    assert transport.written.endswith(b"\x8a\x01p")
+    assert protocol() is None
+    leg.data_received(frame(TEXT, b"{", fin=False))
+    assert has_one(leg)
+    leg.data_received(frame(PING) + frame(0, b"}"))
+    assert not has_one(leg)
+    assert leg.heard == [b"t{}"]
+    leg.data_received(frame(CLOSE, b"\x03\xe8"))
+    leg.connection_lost(None)
+    assert leg.ends == [(1000, "")]
+
+
+async def test_bad_utf8_fails_the_connection() -> None:
+    """1007, and nothing of it is handed on."""
+    transport = Wire()
+    leg = opened(transport)
+    leg.data_received(frame(TEXT, b"\xc3\x28"))
+    assert leg.heard == []
+    assert b"\x03\xef" in transport.written  # 1007
+    leg.connection_lost(None)
+
+
+async def test_the_guard() -> None:
+    """A peer that leaves more than write_limit unread is cut, once, pongs included (faults.md M1)."""
+    transport = Full()
+    leg = opened(transport, 10_000)
+    for _ in range(200):
+        leg.data_received(frame(PING, b"p" * 100))
+    assert transport.over
+    assert leg.overflows == 1
+    assert len(transport.written) < 10_000 + 200
+    leg.connection_lost(None)
+
+
+async def test_pauses_are_told() -> None:
+    """`writable` follows the transport."""
+    leg = opened(Wire())
+    seen = [leg.writable]
+    leg.pause_writing()
+    seen.append(leg.writable)
+    leg.resume_writing()
+    assert [*seen, leg.writable] == [True, False, True]
+    leg.connection_lost(None)
+
+
+async def test_the_end_is_told_once() -> None:
+    """With the peer's code and reason; 1006 without a close frame."""
+    leg = opened(Wire())
+    leg.data_received(frame(CLOSE, b"\x03\xf3because"))
+    leg.eof_received()
+    leg.connection_lost(None)
+    leg.connection_lost(None)
+    assert leg.ends == [(1011, "because")]
+    other = opened(Wire())
+    other.connection_lost(ConnectionResetError())
+    assert other.ends == [(1006, "")]
+
+
+async def test_a_close_ends_soon_whatever_the_peer_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer that does not answer the close frame is not waited for longer than CLOSE_TIMEOUT."""
+    monkeypatch.setattr(wire, "CLOSE_TIMEOUT", 0.05)
+    transport = Wire()
+    leg = opened(transport)
+    leg.close(1000)
+    before = transport.over
+    await asyncio.sleep(0.1)
+    assert (before, transport.over) == (False, True)
+    leg.connection_lost(None)
+
+
+async def test_nothing_is_sent_after_the_close() -> None:
+    """Neither data nor a second close frame."""
+    transport = Wire()
+    leg = opened(transport)
+    leg.close(1000)
+    written = transport.written
+    leg.send_text(b"late")
+    leg.send_binary(b"late")
+    leg.send_ping()
+    leg.close(1011)
+    leg.flush()
+    assert transport.written == written
+    leg.connection_lost(None)
+
+
+async def test_one_write_per_flush() -> None:
+    """Messages of one turn leave in one system call."""
+    calls: list[bytes] = []
+
+    class Counting(Wire):
+        def write(self, data: bytes | bytearray | memoryview) -> None:
+            calls.append(bytes(data))
+
+    leg = opened(Counting())
+    calls.clear()
+    for _ in range(3):
+        leg.send_text(b"{}")
+    assert calls == []
+    leg.flush()
+    assert len(calls) == 1
+    leg.connection_lost(None)
+
+
+async def test_what_the_socket_does_not_take_comes_later() -> None:
+    """In order, though the first is written to the socket and the rest waits in the transport."""
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    loop = asyncio.get_running_loop()
+    transport, leg = await loop.create_connection(lambda: Leg(1 << 24), sock=ours)
+    await loop.sock_sendall(theirs, upgrade("/"))
+    answer = await loop.sock_recv(theirs, 65_536)
+    sent = [bytes([n]) * 50_000 for n in range(100)]
+    for data in sent:
+        leg.send_audio(data)
+    assert not leg.writable
+    assert transport.get_write_buffer_size() < sum(map(len, sent))
+    wanted = b"".join(frame(BINARY, data, mask=False) for data in sent)
+    got = answer.partition(b"\r\n\r\n")[2]
+    while len(got) < len(wanted):
+        got += await loop.sock_recv(theirs, 65_536)
+    assert got == wanted
+    theirs.close()
+    await eventually(lambda: bool(leg.ends))
+    leg.send_audio(b"x")

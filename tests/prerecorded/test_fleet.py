@@ -1,0 +1,162 @@
+"""What is BullMQ's own: what Redis forgets, a board's retry, servers that go away."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+from bullmq import Job as QueuedJob
+
+from gateway.config import JobsConfig
+from gateway.errors import StoreError
+from gateway.prerecorded import fleet
+from gateway.prerecorded.fleet import FleetQueue
+from gateway.prerecorded.work import Failed, Outcome
+from gateway.store.job import Job, JobError
+from tests.fakes import valkey
+from tests.fakes.hosts import Host, Place, done
+from tests.fakes.stand import eventually
+from tests.fakes.valkey import Cluster, Valkey
+
+QUICK = JobsConfig(backend="fleet", lease=1.8, backoff_seconds=0.1, starts_per_minute=0)
+
+
+@pytest.fixture(autouse=True)
+async def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sweep comes soon; asyncio's debug mode makes a cluster's client slow."""
+    asyncio.get_running_loop().set_debug(False)
+    monkeypatch.setattr(fleet, "SWEEP_SECONDS", 0.3)
+    monkeypatch.setattr(fleet, "LOST_AFTER", 0.5)
+
+
+def at(servers: Valkey | Cluster, folder: Path) -> Place:
+    urls = servers.urls if isinstance(servers, Cluster) else (servers.url,)
+    place = Place(f"sqlite:///{folder}/gateway.db", QUICK)
+    return place.change(
+        redis=urls, redis_cluster=isinstance(servers, Cluster), redis_prefix=f"{{{folder.name}}}"
+    )
+
+
+async def test_what_redis_forgot_is_added_again(valkey_single: Valkey, tmp_path: Path) -> None:
+    """All of a queue, as after a failover that lost it."""
+    place = at(valkey_single, tmp_path)
+    taking = await Host.start(place, None)
+    jobs = await taking.submit(5)
+    with valkey_single.client() as client:
+        assert client.delete(*client.keys(f"{place.jobs.redis_prefix}*"))
+    working = await Host.start(place, done)
+    ended = await working.until_ended(jobs)
+    assert {job.state for job in ended} == {"succeeded"}
+    await working.stop()
+    await taking.stop()
+
+
+async def test_a_boards_retry_runs_the_job(valkey_single: Valkey, tmp_path: Path) -> None:
+    """Once for each time that it is pressed; a second delivery of the same is not one."""
+    attempts: list[int] = []
+
+    async def attempt(job: Job) -> Outcome:
+        attempts.append(job.attempts)
+        return Failed(JobError("DEEPGRAM_ERROR", "no", 400))
+
+    host = await Host.start(at(valkey_single, tmp_path), attempt)
+    assert isinstance(host.queue, FleetQueue)
+    queue = host.queue._queue
+    [job] = await host.submit()
+    for pressed in range(3):
+        await host.until(job, partial(_failed, pressed + 1))
+        await _in_state(host.queue, job, "failed")
+        assert attempts == list(range(1, pressed + 2))
+        queued = await QueuedJob.fromId(queue, job.id)
+        await queued.retry("failed")
+    await host.until(job, partial(_failed, 4))
+    await host.stop()
+
+
+async def test_succeeded_is_for_ever(valkey_single: Valkey, tmp_path: Path) -> None:
+    """Whatever Redis is told to do with such a job."""
+    host = await Host.start(at(valkey_single, tmp_path), done)
+    assert isinstance(host.queue, FleetQueue)
+    [job] = await host.submit()
+    [ended] = await host.until_ended([job])
+    await _in_state(host.queue, job, "completed")
+    queued = await QueuedJob.fromId(host.queue._queue, job.id)
+    await queued.retry("completed")
+    await _in_state(host.queue, job, "completed")
+    assert await host.get(job) == ended
+    await host.stop()
+
+
+async def test_without_redis_nothing_is_taken(tmp_path: Path) -> None:
+    """And what was taken before is done when it is back: it keeps what it has acknowledged."""
+    with valkey.single() as server:
+        place = at(server, tmp_path)
+        taking = await Host.start(place, None)
+        jobs = await taking.submit(20)
+        server.kill()
+        await eventually(lambda: not taking.queue.healthy)
+        assert taking.metrics.redis_up == 0
+        with pytest.raises(StoreError):
+            await taking.submit()
+        server.start()
+        await eventually(lambda: taking.queue.healthy)
+        working = await Host.start(place, done)
+        ended = await working.until_ended(jobs)
+        assert {job.state for job in ended} == {"succeeded"}
+        await working.stop()
+        await taking.stop()
+
+
+async def test_a_restart_in_mid_work(tmp_path: Path) -> None:
+    """Every job ends once."""
+
+    async def attempt(job: Job) -> Outcome:
+        await asyncio.sleep(0.05)
+        return await done(job)
+
+    with valkey.single() as server:
+        host = await Host.start(at(server, tmp_path).change(concurrency=4), attempt)
+        jobs = await host.submit(60)
+        await eventually(lambda: host.metrics.jobs_ended["succeeded"] > 10)
+        server.kill()
+        await asyncio.sleep(0.5)
+        server.start()
+        ended = await host.until_ended(jobs)
+        assert {job.state for job in ended} == {"succeeded"}
+        assert host.metrics.jobs_ended["succeeded"] == 60
+        await host.stop()
+
+
+async def test_a_master_dies_in_mid_work(tmp_path: Path) -> None:
+    """Its replica goes on; every job ends once."""
+
+    async def attempt(job: Job) -> Outcome:
+        await asyncio.sleep(0.05)
+        return await done(job)
+
+    with valkey.cluster() as servers:
+        place = at(servers, tmp_path).change(concurrency=4)
+        host = await Host.start(place, attempt)
+        jobs = await host.submit(80)
+        await eventually(lambda: host.metrics.jobs_ended["succeeded"] > 10)
+        servers.master_of(f"{place.jobs.redis_prefix}:x").kill()
+        killed = time.monotonic()
+        ended = await host.until_ended(jobs)
+        assert {job.state for job in ended} == {"succeeded"}
+        assert host.metrics.jobs_ended["succeeded"] == 80
+        assert time.monotonic() - killed < 20
+        await host.stop()
+
+
+def _failed(attempts: int, job: Job) -> bool:
+    return (job.state, job.attempts) == ("failed", attempts)
+
+
+async def _in_state(queue: FleetQueue, job: Job, wanted: str) -> None:
+    end = time.monotonic() + 5
+    while (found := await queue._queue.getJobState(job.id)) != wanted:
+        assert time.monotonic() < end, found
+        await asyncio.sleep(0.02)

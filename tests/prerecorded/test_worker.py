@@ -1,0 +1,121 @@
+"""Limits and mishaps of a worker; how jobs end by it is in test_queue_conformance.py."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+from sqlalchemy import update
+
+from gateway.config import JobsConfig
+from gateway.errors import StoreError
+from gateway.prerecorded.work import Outcome
+from gateway.prerecorded.worker import Starts
+from gateway.store.databases import Connection
+from gateway.store.job import Job
+from gateway.store.schema import JOBS
+from tests.fakes.hosts import Host, Place, done
+from tests.fakes.stand import eventually
+
+
+def test_starts_in_a_sliding_window() -> None:
+    """Two in any minute: the third may go a minute after the first."""
+    starts = Starts(2)
+    starts.take(0.0, 1)
+    starts.take(30.0, 1)
+    assert (starts.free(59.0), starts.wait(59.0)) == (0, 1.0)
+    assert (starts.free(60.0), starts.wait(60.0)) == (1, 0.0)
+    starts.take(60.0, 1)
+    assert starts.wait(61.0) == 29.0
+
+
+def test_starts_are_given_back() -> None:
+    """What was reserved and not used may start later."""
+    starts = Starts(3)
+    starts.take(0.0, 3)
+    assert starts.free(1.0) == 0
+    starts.give_back(2)
+    assert starts.free(1.0) == 2
+
+
+def test_no_limit() -> None:
+    """0 is none."""
+    starts = Starts(0)
+    starts.take(0.0, 1000)
+    assert starts.free(0.0) > 1000
+    assert starts.wait(0.0) == 0.0
+
+
+async def test_an_end_waits_for_the_store(tmp_path: Path) -> None:
+    """A result is not lost because the database is away for a moment."""
+    host = await Host.start(Place(f"sqlite:///{tmp_path}/gateway.db", JobsConfig()), None)
+    refusals = iter([StoreError("the store is down")])
+
+    def refuse(_connection: Connection, _job: Job) -> None:
+        for refusal in refusals:
+            raise refusal
+
+    host.ended = refuse
+    [job] = await host.submit()
+    [claimed] = await host.worker.claim()
+    after = await host.worker.run(claimed)
+    assert after
+    assert (await host.get(job)).state == after.state == "succeeded"
+    await host.stop()
+
+
+async def test_what_runs_here_is_not_lost(tmp_path: Path) -> None:
+    """Though its lease ran out, as it does while the store is down."""
+    over = asyncio.Event()
+
+    async def attempt(job: Job) -> Outcome:
+        await over.wait()
+        return await done(job)
+
+    place = Place(f"sqlite:///{tmp_path}/gateway.db", JobsConfig(lease=30.0))
+    host = await Host.start(place, attempt)
+    [job] = await host.submit()
+    await host.until(job, lambda now: now.state == "running")
+
+    async def expire(connection: Connection) -> None:
+        await connection.execute(update(JOBS).values(lease_until=1.0))
+
+    await host.store.write(expire)
+    assert await host.worker.reap() == []
+    over.set()
+    [ended] = await host.until_ended([job])
+    assert (ended.state, ended.attempts) == ("succeeded", 1)
+    await host.stop()
+
+
+async def test_a_defect_is_an_outcome(tmp_path: Path) -> None:
+    """Work that raises is tried again, and says so."""
+
+    async def attempt(job: Job) -> Outcome:
+        if job.attempts == 1:
+            raise ZeroDivisionError
+        return await done(job)
+
+    config = JobsConfig(backoff_seconds=0.05)
+    host = await Host.start(Place(f"sqlite:///{tmp_path}/gateway.db", config), attempt)
+    [job] = await host.submit()
+    [ended] = await host.until_ended([job])
+    assert (ended.state, ended.attempts, ended.reruns) == ("succeeded", 2, 1)
+    await host.stop()
+
+
+async def test_an_attempt_has_a_deadline(tmp_path: Path) -> None:
+    """What takes longer is interrupted and tried again."""
+
+    async def attempt(job: Job) -> Outcome:
+        await eventually(lambda: job.attempts > 1, 30)
+        return await done(job)
+
+    config = JobsConfig(backoff_seconds=0.05, attempt_timeout=0.2)
+    host = await Host.start(Place(f"sqlite:///{tmp_path}/gateway.db", config), attempt)
+    [job] = await host.submit()
+    ended = await host.until(job, lambda now: now.attempts == 2)
+    assert ended.reruns == 1
+    assert msgspec.to_builtins(host.metrics.job_attempts)["again"] == 1
+    await host.stop()

@@ -1,0 +1,193 @@
+"""`/v1/jobs` over HTTP, in a running gateway in front of the emulator."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.fakes.stand import Stand, eventually, stand  # noqa: F401 - pytest finds fixtures by name
+
+AUDIO = b"\xff" * 8000
+MULAW = "model=nova-3&encoding=mulaw&sample_rate=8000"
+HEADERS = {"Content-Type": "audio/basic"}
+
+
+class Client:
+    def __init__(self, session: aiohttp.ClientSession, spool: Path) -> None:
+        self.post, self.get = session.post, session.get
+        self._session = session
+        self.spool = spool
+
+    @property
+    def kept(self) -> list[str]:
+        return os.listdir(self.spool)
+
+    async def said(self, method: str, path: str, **options: Any) -> tuple[int, Any]:
+        async with self._session.request(method, path, **options) as response:
+            text = await response.text()
+            return response.status, await response.json() if text else None
+
+    async def upload(self, query: str = "", data: bytes = AUDIO) -> tuple[int, Any]:
+        return await self.said("POST", f"/v1/jobs?{MULAW}&{query}", data=data, headers=HEADERS)
+
+    async def ended(self, job_id: str) -> dict[str, Any]:
+        async with asyncio.timeout(10):
+            while True:
+                _, job = await self.said("GET", f"/v1/jobs/{job_id}")
+                if job.get("ended_at"):
+                    found: dict[str, Any] = job
+                    return found
+                await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+async def client(stand: Stand, tmp_path: Path) -> AsyncIterator[Client]:  # noqa: F811 - a fixture is asked for by name
+    emulator = await stand.emulator()
+    gateway = await stand.gateway(
+        emulator.url,
+        store={"url": f"sqlite:///{tmp_path}/gateway.db"},
+        prerecorded={"spool_dir": str(tmp_path / "spool")},
+        jobs={"starts_per_minute": 0, "backoff_seconds": 0.05, "max_upload_bytes": 100_000},
+    )
+    host, port = gateway.sidecar_address
+    async with aiohttp.ClientSession(f"http://{host}:{port}") as session:
+        yield Client(session, tmp_path / "spool")
+
+
+async def test_an_upload_becomes_a_result(client: Client) -> None:
+    """202 with its place, then Deepgram's response; the audio is gone, the transcript is there."""
+    async with client.post(f"/v1/jobs?{MULAW}", data=AUDIO, headers=HEADERS) as response:
+        accepted = await response.json()
+        assert response.status == 202
+        assert response.headers["Location"] == f"/v1/jobs/{accepted['id']}"
+    assert (accepted["state"], accepted["attempts"], accepted["size_bytes"]) == ("queued", 0, 8000)
+    job = await client.ended(accepted["id"])
+    assert (job["state"], job["attempts"], job["duration"]) == ("succeeded", 1, 1.0)
+    assert job["result"]["metadata"]["duration"] == 1.0
+    await eventually(lambda: not client.kept)
+    assert (await client.said("GET", f"/v1/transcripts/{job['id']}"))[0] == 200
+
+
+async def test_a_form(client: Client) -> None:
+    """One file, and fields on either side of it."""
+    form = aiohttp.FormData()
+    form.add_field("priority", "1")
+    form.add_field("audio", AUDIO, filename="a.ul", content_type="audio/basic")
+    form.add_field("metadata", '{"case": 7}')
+    for name, value in (("encoding", "mulaw"), ("sample_rate", "8000"), ("model", "nova-3")):
+        form.add_field(name, value)
+    status, job = await client.said("POST", "/v1/jobs", data=form)
+    assert (status, job["priority"], job["metadata"]) == (202, 1, {"case": 7})
+    assert (await client.ended(job["id"]))["state"] == "succeeded"
+
+
+async def test_bad_audio_fails_at_once(client: Client) -> None:
+    """With Deepgram's words; it stays a dead letter with its audio, and can be run again."""
+    status, job = await client.said("POST", "/v1/jobs?model=nova-3", data=b"no audio at all", headers=HEADERS)
+    assert status == 202
+    failed = await client.ended(job["id"])
+    assert (failed["state"], failed["attempts"], failed["error"]["status"]) == ("failed", 1, 400)
+    assert len(client.kept) == 1
+    _, dead = await client.said("GET", "/v1/jobs?state=failed")
+    assert [one["id"] for one in dead["jobs"]] == [job["id"]]
+    status, again = await client.said("POST", f"/v1/jobs/{job['id']}/retry")
+    assert (status, again["state"]) == (202, "queued")
+    assert (await client.ended(job["id"]))["attempts"] == 2
+
+
+async def test_events(client: Client) -> None:
+    """Each state with an id; who comes back with the last one is told not to."""
+    _, job = await client.upload()
+    async with client.get(f"/v1/jobs/{job['id']}/events") as response:
+        assert response.content_type == "text/event-stream"
+        text = await response.text()
+    assert "id: 1-succeeded" in text
+    assert text.count("event: job") == text.count('"state":')
+    last = {"Last-Event-ID": "1-succeeded"}
+    assert (await client.said("GET", f"/v1/jobs/{job['id']}/events", headers=last))[0] == 204
+
+
+async def test_many_or_none(client: Client) -> None:
+    """Each mistake is named by its place; nothing is taken."""
+    jobs = [{"url": "https://1.1.1.1/a.wav"}, {"priority": 3}, {"url": "https://1.1.1.1/", "priority": 0}]
+    status, refused = await client.said("POST", "/v1/jobs", json=jobs)
+    assert (status, refused["err_code"]) == (400, "INVALID_JOBS")
+    assert [(one["index"], one["field"]) for one in refused["errors"]] == [(1, "url"), (2, "priority")]
+    status, refused = await client.said("POST", "/v1/jobs", json={"jobs": jobs})
+    assert (status, refused["err_msg"]) == (400, "jobs: send the array of jobs as the body itself")
+    assert (await client.said("GET", "/v1/jobs"))[1]["jobs"] == []
+    status, accepted = await client.said("POST", "/v1/jobs", json=[jobs[0]] * 3)
+    assert (status, len({one["id"] for one in accepted["jobs"]})) == (202, 3)
+
+
+async def test_ids_of_ones_own(client: Client) -> None:
+    """Once; the same again is the same job, with other audio it is refused and leaves nothing."""
+    _, job = await client.upload("id=mine")
+    await client.ended("mine")
+    await eventually(lambda: not client.kept)
+    status, again = await client.upload("id=mine")
+    assert (status, again["state"], again["created_at"]) == (202, "succeeded", job["created_at"])
+    status, refused = await client.upload("id=mine", AUDIO + b"\xff")
+    assert (status, refused["err_code"]) == (409, "JOB_EXISTS")
+    assert client.kept == []
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "names"),
+    [
+        ({"data": b"", "headers": HEADERS}, 400, "empty"),
+        ({"data": AUDIO, "headers": {"Content-Type": "application/pdf"}}, 415, "application/pdf"),
+        ({"data": b"\xff" * 200_000, "headers": HEADERS}, 413, "100000"),
+        ({"data": AUDIO, "headers": {**HEADERS, "Content-Encoding": "gzip"}}, 415, "Content-Encoding"),
+        ({"data": b"{", "headers": {"Content-Type": "application/json"}}, 400, "JSON"),
+        ({"json": 7}, 400, "job"),
+        ({"json": []}, 400, "array"),
+        ({"json": {"model": "nova-3"}}, 400, "url"),
+        ({"json": {"url": "https://127.0.0.1/a.wav"}}, 400, "url"),
+        ({"json": {"url": "https://1.1.1.1/", "duration": -1}}, 400, "duration"),
+        ({"json": {"url": "https://1.1.1.1/", "mode": "magic"}}, 400, "mode"),
+        ({"json": {"url": "https://1.1.1.1/", "mode": "sync"}}, 400, "mode"),
+        ({"json": {"url": "https://1.1.1.1/", "id": "../etc"}}, 400, "id"),
+        ({"json": {"url": "https://1.1.1.1/", "callback": "https://10.0.0.1/"}}, 400, "callback"),
+        ({"data": b"--x", "headers": {"Content-Type": "multipart/form-data"}}, 400, "form"),
+    ],
+)
+async def test_bad_requests(client: Client, options: dict[str, Any], status: int, names: str) -> None:
+    """Each is told in Deepgram's form what is wrong; no file and no row is left."""
+    found, refused = await client.said("POST", "/v1/jobs", **options)
+    assert (found, set(refused) - {"errors"}) == (status, {"err_code", "err_msg", "request_id"})
+    assert names in refused["err_msg"]
+    assert client.kept == []
+    assert (await client.said("GET", "/v1/jobs"))[1]["jobs"] == []
+
+
+async def test_cancel(client: Client) -> None:
+    """Once; then it has ended."""
+    _, job = await client.upload()
+    await client.ended(job["id"])
+    status, refused = await client.said("DELETE", f"/v1/jobs/{job['id']}")
+    assert (status, refused["err_code"]) == (409, "JOB_ENDED")
+    assert (await client.said("POST", f"/v1/jobs/{job['id']}/retry"))[0] == 409
+    assert (await client.said("DELETE", "/v1/jobs/nobodys"))[0] == 404
+
+
+async def test_pages(client: Client) -> None:
+    """The cursor leads through all of them."""
+    made = [(await client.upload())[1]["id"] for _ in range(5)]
+    seen: list[str] = []
+    cursor = ""
+    while True:
+        _, page = await client.said("GET", f"/v1/jobs?limit=2{cursor}")
+        seen += [job["id"] for job in page["jobs"]]
+        if page["next"] is None:
+            break
+        cursor = f"&cursor={page['next']}"
+    assert seen == made[::-1]
+    for wrong in ("limit=0", "limit=x", "state=lost", "cursor=x"):
+        assert (await client.said("GET", f"/v1/jobs?{wrong}"))[0] == 400

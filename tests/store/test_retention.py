@@ -1,0 +1,68 @@
+"""Old transcripts go, and calls whose gateway died are ended."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from gateway.store import transcripts
+from gateway.store.databases import Connection
+from gateway.store.retention import DAY, keep_tidy
+from gateway.store.store import Store
+from gateway.store.transcripts import Transcript, Wanted
+
+
+def recording(id: str, at: float) -> Transcript:
+    return Transcript(id=id, principal="p", source="sync", result=b"{}", created_at=at, ended_at=at)
+
+
+async def ids(store: Store) -> list[str]:
+    page = await store.read(lambda c: transcripts.page(c, "p", Wanted(), 2000))
+    return [summary.id for summary in page]
+
+
+async def tidied(store: Store, days: float, now: float) -> None:
+    """One round of it."""
+    tidying = asyncio.create_task(keep_tidy(store, days, lambda: now))
+    await asyncio.sleep(0.3)
+    tidying.cancel()
+
+
+async def test_old_ones_go(store: Store) -> None:
+    """All of them, however many; 0 days keep everything."""
+
+    async def save_many(connection: Connection) -> None:
+        for n in range(1200):
+            await transcripts.save(connection, recording(f"old{n}", 10 * DAY))
+
+    await store.write(save_many)
+    await store.write(partial(transcripts.save, transcript=recording("young", 21 * DAY)))
+    await tidied(store, 0.0, 100 * DAY)
+    assert len(await ids(store)) == 1201
+    await tidied(store, 30.0, 50 * DAY)
+    assert await ids(store) == ["young"]
+
+
+async def test_calls_that_nobody_ended(store: Store) -> None:
+    """Of a file that is ours alone all that began before us; where others write, only those of yesterday."""
+    begun = [
+        Transcript(id="yesterdays", principal="p", source="live", created_at=1.0),
+        Transcript(id="anothers", principal="p", source="live", created_at=2 * DAY - 5),
+        Transcript(id="ours", principal="p", source="live", created_at=2 * DAY + 5),
+    ]
+    await store.write(lambda c: transcripts.begin(c, begun))
+    await tidied(store, 0.0, 2 * DAY)
+    found = [await store.read(partial(transcripts.get, principal="p", id=call.id)) for call in begun]
+    assert [one is not None and one.ended_at is not None for one in found] == [True, not store.shared, False]
+
+
+async def test_it_outlives_a_store_that_is_down(store: Store) -> None:
+    """And goes on when that is back."""
+    await store.write(partial(transcripts.save, transcript=recording("old", 0.0)))
+    store.healthy = False
+    tidying = asyncio.create_task(keep_tidy(store, 1.0, lambda: 9 * DAY, every=0.05))
+    await asyncio.sleep(0.15)
+    store.healthy = True
+    await asyncio.sleep(0.5)
+    tidying.cancel()
+    assert await ids(store) == []
