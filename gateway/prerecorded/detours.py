@@ -99,7 +99,7 @@ class Detours:
             return _stuck(problem)
         try:
             async with self._spool.recording(job.spooled) as recording:
-                with recording.handle() as file:
+                with await recording.handle() as file:
                     return await self._transcribed(file, job, query)
         except Unsplittable as exc:
             return _stuck(str(exc))

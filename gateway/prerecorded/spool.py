@@ -136,8 +136,12 @@ class SpoolFile:
         self._spool.kept(name, self._charged)
         self._charged = 0
 
-    def handle(self) -> BinaryIO:
-        """An ordinary file to read it by, for threads; whoever gets it closes it."""
+    async def handle(self) -> BinaryIO:
+        """An ordinary file with all that was written, for threads; whoever gets it closes it.
+
+        Raises SpoolFull.
+        """
+        await self._until_behind(0)
         return os.fdopen(os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC), "rb")
 
     def close(self) -> None:

@@ -176,7 +176,7 @@ class Intake:
     async def _judge(self, file: SpoolFile, wanted: TranscribeRequest, name: str) -> None:
         """Refuses what nobody could transcribe. `name` is the audio's field."""
         query = ListenQuery(wanted.query)
-        with file.handle() as handle:
+        with await file.handle() as handle:
             problem = await self._spool.run(probe.flaw, handle, file.size, query)
         if problem:
             raise Refused(Refusal(415, "UNSUPPORTED_MEDIA_TYPE", f"{name}: {problem}."))

@@ -179,7 +179,7 @@ class Transcribe:
         size = None if file is None else file.size
         if wanted.duration is not None or file is None or wanted.mode != "auto":
             return Size(wanted.duration, "as the request says", size)
-        with file.handle() as handle:
+        with await file.handle() as handle:
             query = ListenQuery(wanted.query)
             seconds = await asyncio.to_thread(probe.duration, handle, file.size, query)
         return Size(seconds, "probed", size)

@@ -223,6 +223,22 @@ async def test_a_slow_disk_does_not_hold_up_the_loop(spool: Spool, monkeypatch: 
     assert spool.used == 0
 
 
+async def test_a_handle_on_a_slow_disk(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has all that was written, whenever it was: `write` returns before the disk has it."""
+    going, real = threading.Event(), os.pwrite
+
+    def slow(fd: int, data: bytes, at: int) -> int:
+        assert going.wait(5)
+        return real(fd, data, at)
+
+    monkeypatch.setattr(os, "pwrite", slow)
+    async with spool.open() as file:
+        await file.write(PIECE)
+        asyncio.get_running_loop().call_later(0.02, going.set)
+        with await file.handle() as handle:
+            assert handle.read() == PIECE
+
+
 def test_the_folder_is_private(tmp_path: Path) -> None:
     """It is made with mode 0700; one that others can look into, or that is a link, is refused."""
     Spool(tmp_path / "a" / "b", QUOTA).close()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import itertools
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -154,16 +156,38 @@ def refused(found: tuple[int, Any, bytes], status: int, named: str) -> None:
 
 
 async def test_what_is_wrong_is_named_and_leaves_nothing(stand: Stand, tmp_path: Path) -> None:
-    """Every case, by both routes, one after the other and all at once."""
-    gateway = await gateway_in(stand, tmp_path)
+    """Every case, by both routes, all at once."""
+    await all_refused(await gateway_in(stand, tmp_path), tmp_path, cuts=())
+
+
+@pytest.mark.parametrize("cuts", [(), (3,), (1, 4, 11, 43)])
+async def test_however_it_comes(
+    stand: Stand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cuts: tuple[int, ...]
+) -> None:
+    """The same, where bodies come in pieces and the disk takes its time."""
+    real = os.pwrite
+
+    def slow(fd: int, data: bytes, at: int) -> int:
+        time.sleep(0.01)
+        return real(fd, data, at)
+
+    monkeypatch.setattr(os, "pwrite", slow)
+    await all_refused(await gateway_in(stand, tmp_path), tmp_path, cuts)
+
+
+async def all_refused(gateway: Gateway, folder: Path, cuts: tuple[int, ...]) -> None:
+    """`cuts` are places in the body at which it is cut."""
     await exchange(gateway.sidecar_address, b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     await rows(gateway)
     tasks, files = len(asyncio.all_tasks()), open_files() + 2
     waiting = []
     for path in PATHS:
         for (query, rest), status, named in BAD.values():
-            data = f"POST {path}?{query} HTTP/1.1\r\n".encode() + rest
-            waiting.append((exchange(gateway.sidecar_address, data), status, named))
+            head, _, body = rest.partition(b"\r\n\r\n")
+            head = f"POST {path}?{query} HTTP/1.1\r\n".encode() + head + b"\r\n\r\n"
+            places = [0, *(cut for cut in cuts if cut < len(body)), len(body)]
+            first, *others = (body[start:end] for start, end in itertools.pairwise(places))
+            waiting.append((exchange(gateway.sidecar_address, head + first, *others), status, named))
     found = await asyncio.gather(*(one for one, _, _ in waiting))
     names = [f"{path} {name}" for path in PATHS for name in BAD]
     wrong = []
@@ -173,7 +197,7 @@ async def test_what_is_wrong_is_named_and_leaves_nothing(stand: Stand, tmp_path:
         except (AssertionError, ValueError) as exc:
             wrong.append(f"{name}: {one[0]} {one[2][:200]!r} {exc if isinstance(exc, ValueError) else ''}")
     assert not wrong, "\n".join(wrong)
-    await nothing_left(gateway, tmp_path, tasks, files)
+    await nothing_left(gateway, folder, tasks, files)
 
 
 @pytest.mark.parametrize("path", PATHS)
