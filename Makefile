@@ -11,7 +11,7 @@ SHELL := /bin/sh
 .PHONY: help setup demo test deep mutants chaos bench bench-blackout bench-micro bench-reconnect bench-memory bench-seams bench-sync bench-jobs chaos-jobs lint test-clients test-frameworks lock clean
 
 BIN := .venv/bin
-PIP_INSTALL := -m pip --disable-pip-version-check install --quiet --require-hashes
+PIP_INSTALL := -m pip --disable-pip-version-check install --quiet --quiet --require-hashes
 
 help:
 	@echo 'make setup            the environment in .venv, with .venv/bin/gateway'
@@ -44,7 +44,7 @@ setup: .venv/.installed
 	@echo 'setup: installing the locked packages'
 	@$(BIN)/python $(PIP_INSTALL) -r requirements/dev.txt
 	@echo 'setup: installing Gateway itself, editable'
-	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 	@echo 'setup: done; see .venv/bin/gateway --help'
 
