@@ -37,7 +37,7 @@ ENCODED: Final = Refusal(415, "UNSUPPORTED_MEDIA_TYPE", "Content-Encoding: send 
 NOT_ASCII: Final = Refusal(400, "Bad Request", "The query is not percent-encoded.")
 
 
-class _Source(msgspec.Struct):
+class RecordingUrl(msgspec.Struct):
     url: str
 
 
@@ -77,7 +77,7 @@ class Listen:
         text = "Transcribes a recording at once; the query and all answers are Deepgram's."
         media = ("audio/*", "application/octet-stream")
         return [
-            Operation("POST", path, self.handle, text, body=_Source, media=media, expect=self._expect)
+            Operation("POST", path, self.handle, text, body=RecordingUrl, media=media, expect=self._expect)
             for path in ("/v1/listen", "//v1/listen")
         ]
 
@@ -161,7 +161,7 @@ def relay(answer: Answer) -> web.Response:
 
 def _checked(body: bytes) -> Remote:
     try:
-        source = msgspec.json.decode(body, type=_Source)
+        source = msgspec.json.decode(body, type=RecordingUrl)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         problem = Refusal(400, "INVALID_JSON", f"The body is not JSON with a url: {exc}")
         raise UploadRefused("malformed", problem) from exc

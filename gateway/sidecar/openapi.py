@@ -29,6 +29,8 @@ def describe(operations: Sequence[Operation], version: str) -> dict[str, Any]:
     schemas, components = _schemas(operations)
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
+        if operation.path.startswith("//"):
+            continue  # the same again, for SDKs that are given a base URL with a slash at its end
         path = _PARAMETER.sub(r"{\1}", operation.path)
         paths.setdefault(path, {})[operation.method.lower()] = _operation(operation, schemas)
     return {
