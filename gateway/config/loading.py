@@ -18,6 +18,14 @@ from gateway.errors import ConfigError
 
 _HEADER: Final = re.compile(r"\s*(\[\[?)\s*([\w.-]+)\s*\]")
 _KEY: Final = re.compile(r"\s*([\w.-]+)\s*=")
+_TYPES: Final = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a table",
+}
 
 
 def load(path: str | None, env: Mapping[str, str]) -> Config:
@@ -90,7 +98,18 @@ def _convert(tree: dict[str, Any], source: _Source, *, strict: bool) -> Config:
     except msgspec.ValidationError as error:
         problem, _, path = str(error).replace("`", "").partition(" - at $.")
         limits = {setting.path: setting.limits for setting in settings(Config())}.get(path)
+        problem = _in_words(problem)
         raise source.error(path, f"{problem} ({limits})" if limits else problem) from None
+
+
+def _in_words(problem: str) -> str:
+    """What msgspec says in types of Python, for somebody who writes TOML; bounds are told by who calls."""
+    if types := re.fullmatch(r"Expected (.+), got (\w+)", problem):
+        wanted = " or ".join(_TYPES.get(name, name) for name in types[1].split(" | "))
+        return f"must be {wanted}, not {_TYPES.get(types[2], types[2])}"
+    if problem.startswith("Invalid enum value"):
+        return f"cannot be {problem.removeprefix('Invalid enum value ')}"
+    return "must not be empty" if "of length" in problem else "is out of range"
 
 
 def _refuse_unknown(tree: dict[str, Any], known: dict[str, Any], path: str, source: _Source) -> None:
@@ -124,9 +143,13 @@ def _override(tree: dict[str, Any], name: str, value: str) -> str:
         for step in parents:
             holder = _item(holder, step, msgspec.to_builtins(RegionConfig()))
         if isinstance(_item(holder, key, ""), dict | list):
-            raise ConfigError(f"{name}: {path} is not a single value")
+            raise ConfigError(
+                f"{name}: {path} is not a single value; the variables of a list end in __0, __1 …"
+            )
         holder[key] = value
-    except (KeyError, IndexError, TypeError):
+    except IndexError:
+        raise ConfigError(f"{name}: a list is numbered from 0, and one before this is missing") from None
+    except (KeyError, TypeError):
         raise ConfigError(f"{name}: {_unknown(path)}") from None
     return path
 

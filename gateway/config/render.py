@@ -74,8 +74,13 @@ def defaults_toml() -> str:
 
 
 def _limits(kind: inspect.Type) -> str:
+    if isinstance(kind, inspect.UnionType):
+        return ", or ".join(_limits(member) for member in kind.types)
+    if isinstance(kind, inspect.Metadata):
+        return _limits(kind.type)
     if isinstance(kind, inspect.LiteralType):
-        return "one of " + ", ".join(str(value) for value in kind.values)
+        values = [str(value) for value in kind.values]
+        return f"one of {', '.join(values)}" if len(values) > 1 else values[0]
     bounds = {word: getattr(kind, name, None) for name, word in _BOUNDS.items()}
     return ", ".join(f"{word} {bound:.12g}" for word, bound in bounds.items() if bound is not None)
 

@@ -533,7 +533,10 @@ class JobsConfig(_Section, frozen=True):
 class AuthConfig(_Section, frozen=True):
     mode: Annotated[
         Literal["none", "keys", "jwt"],
-        Meta(description="Who may call. 'none': anyone who reaches the port, so loopback only."),
+        Meta(
+            description="Who may call. 'none': anyone who reaches the port, so loopback only; the others are "
+            "refused in this version."
+        ),
     ] = "none"
     upstream: Annotated[
         Literal["gateway", "client"],
