@@ -6,17 +6,16 @@ Commands import what they need when they run: `gateway version` must not wait fo
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 from urllib.parse import urlsplit
 
 from gateway import __version__
-from gateway.errors import ConfigError, GatewayError, UpstreamError, UsageError
+from gateway.errors import ConfigError, GatewayError, UpstreamError, UsageError, reason
 
 if TYPE_CHECKING:
     from gateway.client import LiveStream, ResumingStream
@@ -32,12 +31,15 @@ INTERRUPTED: Final = 130
 
 EXIT_CODES: Final = {
     OK: "The command did what it was asked; `serve` was stopped by SIGTERM or SIGINT and has drained.",
-    FAILED: "It failed while it ran: a server refused or could not be reached, or the stream broke.",
-    MISUSED: "Wrong arguments, settings or input file, no API key, or an address that is taken.",
+    FAILED: "It failed while it ran: a server refused or was not reached, a stream or a recording failed.",
+    MISUSED: "Wrong arguments, settings or input file, no API key, or an address that cannot be listened on.",
     INTERRUPTED: "Ctrl-C.",
 }
 
-_ADDRESS_ERRORS: Final = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
+_NO_KEY: Final = (
+    "no Deepgram API key: set DEEPGRAM_API_KEY or deepgram.api_key_file, or auth.upstream = 'client'"
+)
+_STATES: Final = ("queued", "running", "succeeded", "failed", "cancelled")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,12 +57,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except OSError as error:
-        return _complain(error.strerror or str(error), MISUSED if error.errno in _ADDRESS_ERRORS else FAILED)
+        return _complain(reason(error), FAILED)
     except KeyboardInterrupt:
         return INTERRUPTED
 
 
 class _Parser(argparse.ArgumentParser):
+    """One line for a mistake, which names the help of the command that it was made in."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        # The standard library hands what a command does not know up to the parser of all commands.
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
+
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see {self.prog} --help)")
 
@@ -102,36 +113,53 @@ def _add_jobs(commands: _Commands[_Parser]) -> None:
     _add_config_option(worker)
     worker.set_defaults(run=_work)
     jobs = commands.add_parser("jobs", help="look at jobs, cancel them, run them again")
-    jobs.add_argument("--url", default="http://127.0.0.1:8081", help="the sidecar's (default: %(default)s)")
-    jobs.add_argument("--key", help="API key (default: the variable DEEPGRAM_API_KEY, if set)")
-    jobs.add_argument("--json", action="store_true", help="the answers as they are, one JSON document")
     verbs = jobs.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="verb")
     listing = verbs.add_parser("list", help="the newest first")
-    listing.add_argument("--state", help="queued, running, succeeded, failed (the dead letters) or cancelled")
+    listing.add_argument("--state", choices=_STATES, help="failed: the dead letters")
     listing.add_argument("--limit", type=_positive, default=50, metavar="N", help="(default: %(default)s)")
+    parsers = [listing]
     for verb, does in (("show", "one job with its result"), ("retry", "run again"), ("cancel", "end now")):
-        verbs.add_parser(verb, help=does).add_argument("id", nargs="+", metavar="ID")
-    jobs.set_defaults(run=_jobs)
+        parsers.append(verbs.add_parser(verb, help=does))
+        parsers[-1].add_argument("id", nargs="+", metavar="ID")
+    for parser in parsers:
+        parser.add_argument("--url", default="http://127.0.0.1:8081", help="gateway (default: %(default)s)")
+        _add_key_option(parser)
+        parser.add_argument("--json", action="store_true", help="the answers as they are, one JSON document")
+        parser.set_defaults(run=_jobs)
 
 
 def _add_transcribe(commands: _Commands[_Parser]) -> None:
     transcribe = commands.add_parser("transcribe", help="transcribe recordings, at once or as jobs")
-    transcribe.add_argument("sources", nargs="+", metavar="FILE|URL")
+    transcribe.add_argument("sources", nargs="+", metavar="FILE|URL", help="recordings; URLs are https://")
     transcribe.add_argument(
-        "--mode", choices=("auto", "sync", "async", "callback"), default="auto", help="(default: %(default)s)"
+        "--mode",
+        choices=("auto", "sync", "async", "callback"),
+        default="auto",
+        help="at once, as a job, by Deepgram's callback, or by the recording's length (default: %(default)s)",
     )
     transcribe.add_argument(
-        "--output", choices=("json", "text", "srt", "vtt"), default="text", help="(default: %(default)s)"
+        "--output",
+        choices=("json", "text", "srt", "vtt"),
+        default="text",
+        help="json: Deepgram's response (default: %(default)s)",
     )
-    transcribe.add_argument("--directory", type=Path, help="one file for each recording, named like it")
+    transcribe.add_argument(
+        "--directory",
+        type=Path,
+        help="write one file for each recording, named like it (default: standard output)",
+    )
     transcribe.add_argument("--url", default="http://127.0.0.1:8080", help="gateway (default: %(default)s)")
-    transcribe.add_argument("--key", help="API key (default: the variable DEEPGRAM_API_KEY, if set)")
+    _add_key_option(transcribe)
     transcribe.add_argument("--model", default="nova-3", help="(default: %(default)s)")
-    transcribe.add_argument("--language")
+    transcribe.add_argument("--language", help="as Deepgram has it: en-GB, multi, … (default: Deepgram's)")
     transcribe.add_argument("--encoding", help="of raw audio: linear16, mulaw or alaw")
     transcribe.add_argument("--sample-rate", type=_positive, metavar="HZ", help="of raw audio")
     transcribe.add_argument(
-        "--at-once", type=_positive, default=4, metavar="N", help="recordings (default: %(default)s)"
+        "--at-once",
+        type=_positive,
+        default=4,
+        metavar="N",
+        help="at a time (default: %(default)s)",
     )
     transcribe.set_defaults(run=_transcribe)
 
@@ -153,14 +181,29 @@ def _add_config_option(parser: _Parser) -> None:
     parser.add_argument("-c", "--config", metavar="FILE", help="TOML file (default: built-in defaults)")
 
 
+def _add_key_option(parser: _Parser) -> None:
+    parser.add_argument(
+        "--key",
+        help="API key (default: $DEEPGRAM_API_KEY); a gateway with auth.upstream 'gateway' needs none",
+    )
+
+
 def _add_db(commands: _Commands[_Parser]) -> None:
     ways = commands.add_parser("db", help="look at the store's tables, or change them").add_subparsers(
         title="actions", metavar="ACTION", required=True
     )
     upgrade = ways.add_parser("upgrade", help="make the tables that this version needs")
-    upgrade.add_argument("revision", metavar="REVISION", nargs="?", default="head", help="or those of it")
+    upgrade.add_argument(
+        "revision",
+        metavar="REVISION",
+        nargs="?",
+        default="head",
+        help="go up to this one (default: the newest)",
+    )
     downgrade = ways.add_parser("downgrade", help="go back to older tables")
-    downgrade.add_argument("revision", metavar="REVISION", help="base: drop them, and all that is in them")
+    downgrade.add_argument(
+        "revision", metavar="REVISION", help="go down to this one; base: drop all tables, and what is in them"
+    )
     current = ways.add_parser("current", help="print the tables' revision")
     current.set_defaults(revision="")
     for name, way in (("upgrade", upgrade), ("downgrade", downgrade), ("current", current)):
@@ -190,13 +233,19 @@ def _add_stream(commands: _Commands[_Parser]) -> None:
     stream.add_argument(
         "--url", default="http://127.0.0.1:8080", help="gateway or Deepgram (default: %(default)s)"
     )
-    stream.add_argument("--key", help="API key (default: the variable DEEPGRAM_API_KEY, if set)")
+    _add_key_option(stream)
     stream.add_argument("--model", default="nova-3", help="(default: %(default)s)")
-    stream.add_argument("--language")
+    stream.add_argument("--language", help="as Deepgram has it: en-GB, multi, … (default: Deepgram's)")
     stream.add_argument("--encoding", help="of raw audio: linear16, linear32, mulaw or alaw")
     stream.add_argument("--sample-rate", type=_positive, metavar="HZ", help="of raw audio")
     stream.add_argument("--channels", type=_positive, default=1, help="of raw audio (default: %(default)s)")
-    stream.add_argument("--frame-ms", type=_frame_ms, default=50, help="20 to 100 (default: %(default)s)")
+    stream.add_argument(
+        "--frame-ms",
+        type=_frame_ms,
+        default=50,
+        metavar="MS",
+        help="of one message, 20 to 100 (default: %(default)s)",
+    )
     stream.add_argument(
         "--resume", action="store_true", help="survive a lost connection; needs a gateway (docs/resume.md)"
     )
@@ -216,12 +265,18 @@ def _add_bench(commands: _Commands[_Parser]) -> None:
     bench.add_argument(
         "--url", default="http://127.0.0.1:8080", help="gateway or Deepgram (default: %(default)s)"
     )
-    bench.add_argument("--key", help="API key (default: the variable DEEPGRAM_API_KEY, if set)")
+    _add_key_option(bench)
     bench.add_argument("--model", default="nova-3", help="(default: %(default)s)")
     bench.add_argument(
         "--audio", metavar="FILE", help="16-bit PCM WAV, repeated as needed (default: soft noise, G.711)"
     )
-    bench.add_argument("--frame-ms", type=_frame_ms, default=20, help="20 to 100 (default: %(default)s)")
+    bench.add_argument(
+        "--frame-ms",
+        type=_frame_ms,
+        default=20,
+        metavar="MS",
+        help="of one message, 20 to 100 (default: %(default)s)",
+    )
     bench.add_argument(
         "--ramp",
         type=_positive,
@@ -240,9 +295,7 @@ def _serve(options: argparse.Namespace, *, worker: bool = False) -> int:
     config = load(options.config, os.environ)
     key = api_key(config, os.environ)
     if key is None and _needs_key(config):
-        raise ConfigError(
-            "no Deepgram API key: set DEEPGRAM_API_KEY or deepgram.api_key_file, or auth.upstream = 'client'"
-        )
+        raise ConfigError(_NO_KEY)
     from gateway.app import serve
 
     return serve(config, key.reveal() if key else None, options.config or "defaults", worker=worker)
@@ -296,9 +349,9 @@ def _transcribe(options: argparse.Namespace) -> int:
 
     with shown.progress:
         failed = asyncio.run(run()) + shown.broken
-    if failed:
+    if failed and len(options.sources) > 1:
         raise UpstreamError(f"{failed} of {len(options.sources)} recordings were not transcribed")
-    return OK
+    return FAILED if failed else OK  # of a single one all has been said
 
 
 def _needs_key(config: Config) -> bool:
@@ -311,10 +364,15 @@ def _needs_key(config: Config) -> bool:
 
 
 def _check_config(options: argparse.Namespace) -> int:
-    from gateway.config import api_key, load
+    from gateway.config import api_key, callback_secrets, load
+    from gateway.store.databases import location
 
-    api_key(load(options.config, os.environ), os.environ)
-    return _say(f"{options.config or 'defaults'}: ok")
+    config = load(options.config, os.environ)
+    key = api_key(config, os.environ)
+    callback_secrets(config, os.environ)
+    location(config.store.url, os.environ)
+    note = f"; {_NO_KEY}" if key is None and _needs_key(config) else ""
+    return _say(f"{options.config or 'defaults'}: ok{note}")
 
 
 def _print_config(options: argparse.Namespace) -> int:
@@ -346,7 +404,10 @@ def _emulate(options: argparse.Namespace) -> int:
     def ready(url: str) -> None:
         _say(f"emulator listening on {url}")
 
-    asyncio.run(run(knobs, options.engine, options.host, options.port, ready))
+    try:
+        asyncio.run(run(knobs, options.engine, options.host, options.port, ready))
+    except OSError as error:
+        raise UsageError(f"cannot listen on {options.host}:{options.port}: {reason(error)}") from None
     return OK
 
 

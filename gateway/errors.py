@@ -18,6 +18,8 @@ Library errors are mapped to these once, where the library is called. A broken i
 
 from __future__ import annotations
 
+import os
+
 
 class GatewayError(Exception):
     """Base of all errors that Gateway raises on purpose; `str()` is one line fit for a user."""
@@ -84,3 +86,11 @@ class StoreError(GatewayError):
 
 class StoreConflict(StoreError):
     """A row with this key exists, or the row that it belongs to does not; trying again does not help."""
+
+
+def reason(error: Exception) -> str:
+    """Why the system, or a library, would not: a few words on one line."""
+    if isinstance(error, OSError) and error.errno and error.errno > 0:
+        return os.strerror(error.errno)  # asyncio's own text is "Connect call failed" and a tuple
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return " ".join(text.split()) or type(error).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import socket
 
 import pytest
 
@@ -36,3 +37,18 @@ def test_every_error_has_one_root_and_one_line() -> None:
         assert issubclass(cls, errors.GatewayError)
         assert cls.__name__ in (errors.__doc__ or "")
     assert str(errors.ClientError("no", status=401, close_code=1008)) == "no"
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (OSError(111, "Connect call failed ('127.0.0.1', 1)"), "Connection refused"),
+        (socket.gaierror(-2, "Name or service not known"), "Name or service not known"),
+        (OSError("two\nlines"), "two lines"),
+        (TimeoutError(), "TimeoutError"),
+        (ValueError("bad"), "bad"),
+    ],
+)
+def test_a_reason_is_a_few_words(error: Exception, text: str) -> None:
+    """The system's own words where there are some, without numbers, tuples and line ends."""
+    assert errors.reason(error) == text

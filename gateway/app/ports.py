@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 
 from gateway import __version__
@@ -11,7 +10,7 @@ from gateway.app.callbacks import Callbacks
 from gateway.app.jobs import JobRoom
 from gateway.app.recordings import Recordings
 from gateway.deepgram.errors import Refusal
-from gateway.errors import ConfigError
+from gateway.errors import ConfigError, reason
 from gateway.live.exchange import Exchange
 from gateway.sidecar import HttpServer, Status, build, build_deepgram_paths
 from gateway.sidecar.api import Operation
@@ -179,5 +178,5 @@ def listening(section: str, host: str, port: int) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        why = os.strerror(exc.errno) if exc.errno else str(exc)
-        raise ConfigError(f"{section}.host, {section}.port: cannot listen on {host}:{port}: {why}") from exc
+        where = f"{section}.host, {section}.port"
+        raise ConfigError(f"{where}: cannot listen on {host}:{port}: {reason(exc)}") from exc

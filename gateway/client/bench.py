@@ -197,7 +197,8 @@ class LoadTest:
                 self.speaking -= 1
                 socket.transport.abort()
         except UpstreamError as error:
-            self.errors[str(error)] += 1
+            # Without the id of the request, which would make each its own kind of error.
+            self.errors[str(error).partition(" (request id ")[0]] += 1
         else:
             self.completed += 1
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
@@ -12,7 +11,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidHandshake, InvalidStatus
 
 from gateway.deepgram.errors import error_text
-from gateway.errors import UpstreamError, UpstreamRejected, UpstreamTimeout, UpstreamUnavailable
+from gateway.errors import UpstreamError, UpstreamRejected, UpstreamTimeout, UpstreamUnavailable, reason
 
 OPEN_TIMEOUT = 10.0
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
@@ -54,7 +53,7 @@ async def dial(
     except TimeoutError:
         raise UpstreamTimeout(f"{host_of(url)} did not answer within {OPEN_TIMEOUT:g} s") from None
     except (OSError, InvalidHandshake, EOFError) as error:
-        raise UpstreamUnavailable(f"cannot connect to {host_of(url)}: {_reason(error)}") from None
+        raise UpstreamUnavailable(f"cannot connect to {host_of(url)}: {reason(error)}") from None
     assert isinstance(connection, Connection)
     return connection
 
@@ -84,9 +83,3 @@ def _rejected(url: str, error: InvalidStatus) -> UpstreamRejected:
         + (f" (request id {request_id})" if request_id else ""),
     )
     return rejected
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno and error.errno > 0:
-        return os.strerror(error.errno)  # asyncio's own text is "Connect call failed" and a tuple
-    return " ".join(str(error).split()) or type(error).__name__

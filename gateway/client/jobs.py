@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 from urllib.parse import quote
 
 import aiohttp
@@ -12,63 +12,28 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from gateway.deepgram.errors import error_text
-from gateway.errors import UpstreamRejected, UpstreamUnavailable, UsageError
+from gateway.client.http import HttpClient
 
 SECONDS: Final = 30.0
 _VERBS: Final = {"show": ("GET", ""), "cancel": ("DELETE", ""), "retry": ("POST", "/retry")}
 
 
-class JobsRefused(UpstreamRejected):
-    """The gateway's own words for what it will not do."""
-
-    def __init__(self, status: int, body: bytes) -> None:
-        super().__init__(status, [], body)
-        self.args = (f"HTTP {status}: {error_text(body) or 'no reason given'}",)
-
-
-class JobsClient:
+class JobsClient(HttpClient):
     """`async with JobsClient(url, key)`; answers are JSON as it came."""
 
     def __init__(self, url: str, key: str | None) -> None:
-        self._url = url.rstrip("/")
-        self._headers = {"Authorization": f"Token {key}"} if key else {}
-        self._session: aiohttp.ClientSession | None = None
-
-    async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            headers=self._headers, timeout=aiohttp.ClientTimeout(total=SECONDS)
-        )
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._session is not None:
-            await self._session.close()
+        """Raises UsageError for a `url` that is none."""
+        super().__init__(url, key, aiohttp.ClientTimeout(total=SECONDS))
 
     async def list(self, state: str | None, limit: int) -> bytes:
         """The newest jobs. Raises UpstreamError."""
         wanted = f"?limit={limit}" + (f"&state={quote(state)}" if state else "")
-        return await self._request("GET", f"/v1/jobs{wanted}")
+        return await self.request("GET", f"/v1/jobs{wanted}")
 
     async def ask(self, verb: str, job_id: str) -> bytes:
         """`show`, `cancel` or `retry` of one job: the job as it is then. Raises UpstreamError."""
         method, path = _VERBS[verb]
-        return await self._request(method, f"/v1/jobs/{quote(job_id, safe='')}{path}")
-
-    async def _request(self, method: str, path: str) -> bytes:
-        assert self._session is not None, "use `async with` first"
-        try:
-            async with self._session.request(method, self._url + path) as response:
-                body = await response.read()
-        except aiohttp.InvalidURL:
-            raise UsageError(f"--url: {self._url} is no URL") from None
-        except (aiohttp.ClientError, OSError, TimeoutError) as exc:
-            raise UpstreamUnavailable(f"{self._url}: {str(exc) or type(exc).__name__}") from exc
-        if response.status >= 400:
-            raise JobsRefused(response.status, body)
-        return body
+        return await self.request(method, f"/v1/jobs/{quote(job_id, safe='')}{path}")
 
 
 def show(answer: bytes, console: Console | None = None) -> None:
@@ -76,7 +41,8 @@ def show(answer: bytes, console: Console | None = None) -> None:
     console = console or Console()
     said: dict[str, Any] = msgspec.json.decode(answer)
     if "jobs" in said:
-        console.print(_table(said["jobs"]))
+        lines = _lines(said["jobs"]) if said["jobs"] else ["No jobs."]
+        console.print(*lines, sep="\n", markup=False, highlight=False, soft_wrap=True)
         if said.get("next"):
             console.print("There are older ones: ask for more with --limit.")
         return
@@ -89,18 +55,18 @@ def show(answer: bytes, console: Console | None = None) -> None:
         console.print_json(msgspec.json.encode(said["result"]).decode())
 
 
-def _table(jobs: list[dict[str, Any]]) -> Table:
-    table = Table("id", "state", "attempts", "priority", "created", "error")
-    table.columns[0].overflow = "fold"  # `show` needs all of it
+def _lines(jobs: list[dict[str, Any]]) -> Iterator[str]:
+    """One job a line, in columns but for the error: ids stay whole on a narrow terminal and in a pipe."""
+    width = max(len(job["id"]) for job in jobs)
+    yield f"{'id':<{width}}  {'state':<9}  tries  created"
     for job in jobs:
-        error = job.get("error") or {}
-        made = f"{job['attempts']}/{job['max_attempts']}"
+        tries = f"{job['attempts']}/{job['max_attempts']}"
+        error = (job.get("error") or {}).get("message", "")
         created = _told("created_at", job["created_at"])
-        table.add_row(job["id"], job["state"], made, str(job["priority"]), created, error.get("message", ""))
-    return table
+        yield f"{job['id']:<{width}}  {job['state']:<9}  {tries:<5}  {created}  {error}".rstrip()
 
 
 def _told(name: str, value: Any) -> str:
     if name.endswith("_at"):
-        return datetime.fromtimestamp(value, UTC).isoformat(sep=" ", timespec="seconds")
+        return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()

@@ -7,8 +7,7 @@ import mimetypes
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
 import aiohttp
@@ -16,8 +15,8 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from gateway.client.jobs import JobsRefused
-from gateway.errors import UpstreamError, UpstreamUnavailable, UsageError
+from gateway.client.http import HttpClient
+from gateway.errors import UpstreamError, UsageError
 from gateway.prerecorded.captions import Form, render
 
 POLL_SECONDS: Final = 0.5
@@ -39,57 +38,37 @@ class _Answer(msgspec.Struct, frozen=True):
     error: Mapping[str, Any] | None = None
 
 
-class TranscribeClient:
+class TranscribeClient(HttpClient):
     """`async with TranscribeClient(url, key, parameters) as client:`, then `transcribe` any number."""
 
     def __init__(self, url: str, key: str | None, parameters: Mapping[str, str | None]) -> None:
-        """`parameters` are the router's and Deepgram's; those that are None are not said."""
-        self._url = url.rstrip("/")
-        self._headers = {"Authorization": f"Token {key}"} if key else {}
+        """`parameters` are the router's and Deepgram's; those that are None are not said.
+
+        Raises UsageError for a `url` that is none.
+        """
+        super().__init__(url, key, aiohttp.ClientTimeout(total=None, sock_connect=10.0))
         self._query = urlencode({name: value for name, value in parameters.items() if value is not None})
-        self._session: aiohttp.ClientSession | None = None
-
-    async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            headers=self._headers, timeout=aiohttp.ClientTimeout(total=None, sock_connect=10.0)
-        )
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._session is not None:
-            await self._session.close()
 
     async def transcribe(self, source: str) -> bytes:
         """Deepgram's response for a file or a URL, whichever way it comes. Raises UpstreamError, OSError."""
         path = f"/v1/transcribe?{self._query}"
         if is_url(source):
-            answer = await self._request("POST", path, json={"url": source})
+            answer = await self._ask("POST", path, json={"url": source})
         else:
             media_type = mimetypes.guess_type(source)[0] or "application/octet-stream"
             with await asyncio.to_thread(open, source, "rb") as file:
-                answer = await self._request("POST", path, data=file, headers={"Content-Type": media_type})
+                answer = await self._ask("POST", path, data=file, headers={"Content-Type": media_type})
         looks = 0
         while answer.id and answer.state in ("queued", "running"):
             await asyncio.sleep(POLL_SECONDS if (looks := looks + 1) < YOUNG else LATER_SECONDS)
-            answer = await self._request("GET", f"/v1/jobs/{quote(answer.id, safe='')}")
+            answer = await self._ask("GET", f"/v1/jobs/{quote(answer.id, safe='')}")
         if not bytes(answer.result):
             why = (answer.error or {}).get("message", "no reason given")
             raise UpstreamError(f"job {answer.id} {answer.state}: {why}")
         return bytes(answer.result)
 
-    async def _request(self, method: str, path: str, **options: Any) -> _Answer:
-        assert self._session is not None, "use `async with` first"
-        try:
-            async with self._session.request(method, self._url + path, **options) as response:
-                body = await response.read()
-        except aiohttp.InvalidURL:
-            raise UsageError(f"--url: {self._url} is no URL") from None
-        except (aiohttp.ClientError, OSError, TimeoutError) as exc:
-            raise UpstreamUnavailable(f"{self._url}: {str(exc) or type(exc).__name__}") from exc
-        if response.status >= 300:
-            raise JobsRefused(response.status, body)
+    async def _ask(self, method: str, path: str, **options: Any) -> _Answer:
+        body = await self.request(method, path, **options)
         try:
             return msgspec.json.decode(body, type=_Answer)
         except msgspec.DecodeError as exc:

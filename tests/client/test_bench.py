@@ -90,6 +90,15 @@ async def test_calls_that_fail_are_counted_by_their_reason() -> None:
     assert any("closed in mid-call with 1011" in error for error in report.errors)
 
 
+async def test_the_same_refusal_is_one_reason() -> None:
+    """Each has a request id of its own, which is left out."""
+    async with emulator(Fault("refuse", status=429)) as url:
+        report = await ended(load(url, 3, 1.0))
+    (error,) = report.errors
+    assert report.errors[error] == 3
+    assert "HTTP 429" in error
+
+
 async def test_nobody_there() -> None:
     """All calls fail with one reason, and there is a report all the same."""
     report = await ended(load("http://127.0.0.1:1", 3, 1.0))

@@ -32,7 +32,7 @@ async def test_the_commands(
     url = "http://{}:{}".format(*gateway.sidecar_address)
 
     async def run(*arguments: str) -> tuple[int, str, str]:
-        code = await asyncio.to_thread(cli.main, ["jobs", "--url", url, *arguments])
+        code = await asyncio.to_thread(cli.main, ["jobs", *arguments, "--url", url])
         said = capsys.readouterr()
         return code, said.out, said.err
 
@@ -45,28 +45,33 @@ async def test_the_commands(
     assert code == 0
     assert "mine" in out
     assert "1/3" in out
-    code, out, _ = await run("--json", "list")
+    assert (await run("list", "--state", "queued"))[1] == "No jobs.\n"
+    code, out, _ = await run("list", "--json")
     assert [job["id"] for job in json.loads(out)["jobs"]] == ["mine"]
     assert (await run("show", "mine"))[1].count("DEEPGRAM_ERROR") == 1
-    assert json.loads((await run("--json", "retry", "mine"))[1])["state"] == "queued"
+    assert json.loads((await run("retry", "mine", "--json"))[1])["state"] == "queued"
     code, _, err = await run("cancel", "nobodys")
     assert (code, err) == (1, "gateway: HTTP 404: id: there is no job nobodys.\n")
     code, _, err = await run("list", "--state", "lost")
-    assert code == 1
-    assert "state: one of" in err
+    assert code == 2
+    assert "'lost' (choose from" in err
     assert os.listdir(tmp_path / "spool")
 
 
 def test_ids_are_whole() -> None:
-    """On a narrow terminal, too: `show` takes them as they are."""
+    """On a narrow terminal, too: `show` takes them as they are; a job is one line, with its error."""
     said = StringIO()
-    job = {"id": "a1" * 32, "state": "queued", "attempts": 0, "max_attempts": 3, "priority": 5}
-    job["created_at"] = 0
+    job = {"id": "a1" * 32, "state": "failed", "attempts": 3, "max_attempts": 3, "priority": 5}
+    job |= {"created_at": 0, "error": {"message": "[no] audio"}}
     show(json.dumps({"jobs": [job]}).encode(), Console(file=said, width=60))
-    assert "".join(line.split("│")[1].strip() for line in said.getvalue().splitlines()[3:-1]) == job["id"]
+    assert said.getvalue().splitlines()[1:] == [
+        f"{job['id']}  failed     3/3    1970-01-01 00:00:00Z  [no] audio"
+    ]
 
 
 def test_no_gateway(capsys: pytest.CaptureFixture[str]) -> None:
-    """One line, and no traceback."""
-    assert cli.main(["jobs", "--url", "http://127.0.0.1:1", "list"]) == 1
-    assert capsys.readouterr().err.startswith("gateway: http://127.0.0.1:1: ")
+    """One line that says what is wrong, and no traceback."""
+    assert cli.main(["jobs", "list", "--url", "http://127.0.0.1:1"]) == 1
+    assert capsys.readouterr().err == "gateway: cannot connect to 127.0.0.1:1: Connection refused\n"
+    assert cli.main(["jobs", "list", "--url", "127.0.0.1:1"]) == 2
+    assert capsys.readouterr().err == "gateway: --url 127.0.0.1:1: must be http:// or https:// and a host\n"

@@ -88,3 +88,13 @@ def test_no_gateway() -> None:
     ran = command(9, __file__)
     assert ran.returncode == 1
     assert "127.0.0.1:9" in ran.stderr
+
+
+def test_nobody_there() -> None:
+    """One line, whatever is wrong: nobody listens, or the address is none."""
+    ran = command(1, __file__)
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert ran.stderr == f"gateway: {__file__}: cannot connect to 127.0.0.1:1: Connection refused\n"
+    ran = command(1, __file__, "--url", "gateway.internal")
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr == "gateway: --url gateway.internal: must be http:// or https:// and a host\n"
