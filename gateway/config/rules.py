@@ -50,11 +50,12 @@ def _port_problems(config: Config) -> Iterator[tuple[str, str]]:
     server, sidecar = config.server, config.sidecar
     if config.auth.mode != "none":
         yield "auth.mode", f"'{config.auth.mode}' is not available in this version; 'none' is"
-    elif not (is_loopback(server.host) or server.insecure):
-        yield (
-            "server.host",
-            "auth.mode 'none' lets anyone call: use a loopback address or server.insecure = true",
-        )
+    elif not server.insecure:
+        rule = "use a loopback address or server.insecure = true"
+        if not is_loopback(server.host):
+            yield "server.host", f"auth.mode 'none' lets anyone call: {rule}"
+        if not is_loopback(sidecar.host):
+            yield "sidecar.host", f"auth.mode 'none' lets anyone read and delete what is stored: {rule}"
     if (server.host, server.port) == (sidecar.host, sidecar.port) and server.port:
         yield "sidecar.port", "is the client port (server.port) of the same host"
 

@@ -16,7 +16,7 @@ class ServerConfig(_Section, frozen=True):
     host: Annotated[str, Meta(description="Address of the client port.")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="Client port; 0 lets the kernel choose.")] = 8080
     insecure: Annotated[
-        bool, Meta(description="Allow auth.mode 'none' on an address other than loopback.")
+        bool, Meta(description="Allow auth.mode 'none' on addresses other than loopback, of either port.")
     ] = False
     origins: Annotated[
         tuple[str, ...],

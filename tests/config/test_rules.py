@@ -43,10 +43,11 @@ def test_validate_raises() -> None:
     ],
 )
 def test_open_door(host: str, loopback: bool) -> None:
-    """Anyone may call only from this machine, unless the operator says that anyone may."""
+    """Either port is for this machine only, unless the operator says that it is for anyone."""
     assert is_loopback(host) is loopback
     assert (broken(server={"host": host}) == []) is loopback
-    assert broken(server={"host": host, "insecure": True}) == []
+    assert [path for path, _ in broken(sidecar={"host": host})] == ([] if loopback else ["sidecar.host"])
+    assert broken(server={"host": host, "insecure": True}, sidecar={"host": host}) == []
 
 
 @pytest.mark.parametrize("mode", ["keys", "jwt"])
