@@ -41,7 +41,7 @@ class Close(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
-class Deliver(msgspec.Struct, frozen=True):
+class Deliver(msgspec.Struct, frozen=True, gc=False):
     """A message for everybody who listens to this call, as it goes on the wire.
 
     An interim is replaced by the next one of its channel; everything else is said once. `lag`: seconds of

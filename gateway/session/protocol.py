@@ -81,6 +81,13 @@ class Timer(enum.IntEnum):
 class SessionProtocol:
     """See the module. Public attributes are for reading; what happened is told by the methods below."""
 
+    __slots__ = (  # noqa: SIM905 (thirty names, one to a line, say no more)
+        "_backoff _catch_up _client_present _config _detached_at _done_but_for_hole _ended _ending _events "
+        "_intake _last_heard _left_out _may_return _mint_request_id _own_credential _query _reader "
+        "_recogniser _timers backfill detached dials ignored_bytes joins_audio reading relay request_id "
+        "resumption state stream"
+    ).split()
+
     def __init__(
         self,
         config: SessionConfig,
@@ -282,7 +289,7 @@ class SessionProtocol:
         return self._stream_of(epoch).opened(epoch, request_id, now)
 
     def upstream_heard(self, epoch: int, now: float) -> None:
-        """Bytes came on connection `epoch`, if only a pong."""
+        """Bytes came on connection `epoch` that are no message, if only a pong."""
         self._stream_of(epoch).heard(epoch, now)
 
     def upstream_blocked(self, epoch: int, blocked: bool, now: float) -> None:
@@ -305,9 +312,12 @@ class SessionProtocol:
         Returns what it says to the client if nothing else comes of it, and nothing has to come before it:
         there is no need then to look for events, data or timers.
         """
-        events, stream = self._events, self._stream_of(epoch)
+        events = self._events
+        stream = self.stream if self.backfill is None else self._stream_of(epoch)
         is_quiet = not events and not stream.draining
-        stream.message(epoch, raw, now)
+        said = stream.message(epoch, raw, now)
+        if said is not None:
+            events.append(said)
         if is_quiet and len(events) == 1 and isinstance(only := events[0], Deliver):
             events.clear()
             return only

@@ -21,7 +21,7 @@ from gateway.config import SessionConfig
 from gateway.deepgram.errors import ABNORMAL, INTERNAL, POLICY
 from gateway.deepgram.query import ListenQuery
 from gateway.deepgram.recogniser import FINAL, INTERIM, MAX_CHANNELS, Kind, Reading, Recogniser
-from gateway.session.events import Broke, Dial, Event, HangUp, Restored
+from gateway.session.events import Broke, Deliver, Dial, Event, HangUp, Restored
 from gateway.session.timers import Timers
 from gateway.session.transcript import Transcript
 from gateway.session.uplink import Repeat, Uplink
@@ -381,33 +381,39 @@ class Stream:
             self._link = Link.DOWN
             self._redial_later(now)
 
-    def message(self, epoch: int, raw: bytes, now: float) -> None:
-        """One text message; from a connection already given up it has no effect."""
+    def message(self, epoch: int, raw: bytes, now: float) -> Deliver | None:
+        """One text message; from a connection already given up it has no effect.
+
+        Most are interims that pass as they came. Such a one is given back; of all else the owner is told.
+        """
         link = self._link
         if epoch != self.epoch or (link is not _OPEN and link is not _RESTING):
             self.stale += 1
-            return
+            return None
         try:
             reading = self._recogniser.read(raw)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
             self.malformed += 1
-            return
-        kind, request_id = reading.kind, reading.request_id
-        if request_id != self._known_as:
-            self._learn_request_id(request_id)
+            self._watch.heard(now)
+            return None
+        if reading.request_id != self._known_as:
+            self._learn_request_id(reading.request_id)
         if self.draining:
             self._word_at = now
             self._expect_the_end(now)
         if self._splice is not None:
             raw = raw.replace(*self._splice)
+        kind = reading.kind
         if kind is INTERIM or kind is FINAL:
-            self._result(reading, raw, now)
-        elif kind is Kind.SUMMARY:
+            return self._result(reading, raw, now)
+        self._watch.heard(now)
+        if kind is Kind.SUMMARY:
             self._summary = raw
             if self._close_sent:
                 self.timers.set(Timer.SUMMARY, now + SUMMARY_WAIT)
         else:
             self._aside(reading, raw)
+        return None
 
     def lost(self, epoch: int, code: int, reason: str, now: float) -> None:
         """The open connection `epoch` ended; `code` as received, 1006 without a close frame."""
@@ -542,6 +548,7 @@ class Stream:
             return
         looks = max(1, int(self._watch.quiet_for(sent, now) / WATCH_INTERVAL))
         self.timers.set(Timer.WATCH, now + looks * WATCH_INTERVAL)
+        self._keep_alive(now)  # while audio flows, this puts it off before its own time comes
 
     def _give_up(self, why: str, now: float) -> None:
         """Ends the open connection from our side; the stream goes on."""
@@ -656,16 +663,16 @@ class Stream:
 
     # Private: results
 
-    def _result(self, reading: Reading, raw: bytes, now: float) -> None:
+    def _result(self, reading: Reading, raw: bytes, now: float) -> Deliver | None:
         uplink, clock, transcript = self.uplink, self.uplink.clock, self.transcript
-        sent = clock.samples(uplink.sent) if clock.timed else 0
-        is_final = reading.kind is FINAL
+        sent, is_final = clock.samples(uplink.sent), reading.kind is FINAL
         last = -1 if is_final else transcript.as_it_came(reading, sent)
         if last < 0 and not transcript.is_plausible(reading, sent):
-            return
+            self._watch.heard(now)
+            return None
         if is_final and self._leaves_a_hole(reading):
             self._give_up("a final skipped audio", now)
-            return
+            return None
         self._results += is_final
         self._results_in_epoch += 1
         if self._results_in_epoch == 1:
@@ -677,17 +684,16 @@ class Stream:
         elif clock.timed:
             self.lag = transcript.timeline.lag(reading, clock.samples(received))
         if self._hides_interims and not is_final:
-            return
+            return None
         if last >= 0:
-            self._owner.stream_says(raw, INTERIM, reading.channel)
-            return
+            return Deliver(raw, INTERIM, reading.channel, self.lag)
         declared = len(transcript.gaps)
         message = transcript.result(reading, raw, sent)
         self._tell_gaps(declared)
         if message is not None:
             self._owner.stream_says(message, reading.kind, reading.channel)
         if not is_final:
-            return
+            return None
         if reading.from_finalize:
             uplink.finalize_answered(reading.channel)
             self._answered = uplink.sent
@@ -696,6 +702,7 @@ class Stream:
             clock.forget(uplink.buffer.start)
         if self._is_worn(reading, now):
             self._give_up(ROTATED, now)
+        return None
 
     def _leaves_a_hole(self, reading: Reading) -> bool:
         """Whether a final skips audio that another connection could still hear: each place is tried once."""

@@ -46,9 +46,10 @@ class Transcript:
 
     # With more than thirty names an instance has a dict of its own, of 1.5 KiB.
     __slots__ = (  # noqa: SIM905 (forty names, one to a line, say no more)
-        "_annotate _clock _diarized _edge _epoch _finals _forsaken _is_aside _moved _notes _overdue _paused "
-        "_preroll _reached _recogniser _said _seams _sequence _speaker_base _speakers _speaking _spoken "
-        "_strategy _turn _turn_base _turn_open _turn_told gaps quarantined repeated stop timeline"
+        "_annotate _as_it_comes _clock _diarized _edge _epoch _finals _forsaken _is_aside _moved _notes "
+        "_overdue _paused _preroll _reached _recogniser _said _seams _sequence _speaker_base _speakers "
+        "_speaking _spoken _strategy _turn _turn_base _turn_open _turn_told gaps quarantined repeated stop "
+        "timeline"
     ).split()
 
     def __init__(
@@ -74,6 +75,8 @@ class Transcript:
         self._diarized = diarized
         self._annotate = annotate
         self._epoch = 1
+        # Whether an interim needs nothing but to be plausible, until messages need other numbers.
+        self._as_it_comes = clock.exact and recogniser.has_windows and not diarized
         self._moved = False  # whether messages need other numbers than they came with
         self._edge = (-1, 0)  # the sample before which another transcript tells, and the first one heard here
         self._is_aside = False
@@ -199,10 +202,9 @@ class Transcript:
     def as_it_came(self, reading: Reading, sent: int) -> int:
         """The sample that an interim reaches, if it goes to the client as it came and nothing else comes of
         it: news of audio that went up, in a call without a break. Else -1."""
-        channel, rate = reading.channel, self._clock.rate_hz
-        if self._moved or self._diarized or not (self._clock.exact and self._recogniser.has_windows):
+        if self._moved or not self._as_it_comes:
             return -1
-        committed = self.timeline.committed
+        channel, rate, committed = reading.channel, self._clock.rate_hz, self.timeline.committed
         if reading.channels > len(committed) or round(reading.start * rate) < committed[channel]:
             return -1
         last = round(reading.end * rate)

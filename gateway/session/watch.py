@@ -25,6 +25,13 @@ LATE: Final = 0.25
 
 
 class Watch:
+    """Told of every result, so it only notes then; what that means is worked out when somebody looks."""
+
+    __slots__ = (  # noqa: SIM905 (as in `Stream`)
+        "_base _blocked_since _clock _heard_at _max_lag _pinged_at _progress_at _reached _sent_at_progress "
+        "_stall"
+    ).split()
+
     def __init__(self, clock: Clock, stall: float, max_lag: float) -> None:
         """`stall`: seconds that results may stand still while audio flows; `max_lag`: seconds behind it."""
         self._clock = clock
@@ -38,7 +45,7 @@ class Watch:
         self._heard_at = self._progress_at = now
         self._pinged_at = now
         self._blocked_since: float | None = None
-        self._at_progress = self._base
+        self._sent_at_progress = sent
         self._reached: dict[int, float] = {}
 
     def heard(self, now: float) -> None:
@@ -56,7 +63,7 @@ class Watch:
         if end > self._reached.get(channel, 0.0):
             self._reached[channel] = end
             self._progress_at = now
-            self._at_progress = self._position(sent)
+            self._sent_at_progress = sent
 
     def excuse(self, late: float) -> None:
         """We looked `late` seconds after the time: whatever came meanwhile may still be unread."""
@@ -83,7 +90,8 @@ class Watch:
         if self._blocked_since is not None and now - self._blocked_since > BLOCKED_FOR:
             return "stalled: Deepgram reads nothing"
         position = self._position(sent)
-        if position - self._at_progress > ENOUGH_AUDIO and now - self._progress_at > self._stall:
+        flowed = position - self._position(self._sent_at_progress)
+        if flowed > ENOUGH_AUDIO and now - self._progress_at > self._stall:
             return "stalled: audio flows, results do not"
         if self._behind(position) > self._max_lag:
             return "stalled: results fall behind"

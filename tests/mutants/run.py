@@ -141,8 +141,8 @@ MUTANTS = {
     ),
     "metadata before an error close": Mutant(
         f"{SESSION}/stream.py",
-        "                self._summary = raw\n",
-        "                self._summary = raw\n                self._owner.stream_says(raw, Kind.OTHER, 0)\n",
+        "            self._summary = raw\n",
+        "            self._summary = raw\n            self._owner.stream_says(raw, Kind.OTHER, 0)\n",
     ),
     "final ahead of F": Mutant(
         f"{SESSION}/timeline.py",
@@ -161,7 +161,7 @@ MUTANTS = {
     ),
     "audio after CloseStream": Mutant(
         f"{SESSION}/stream.py",
-        "messages = self.uplink.take(now) if self._link is Link.OPEN else []",
+        "messages = self.uplink.take(now) if self._link is _OPEN else []",
         "messages = self.uplink.take(now)",
     ),
     "the end is not held": Mutant(
@@ -231,8 +231,8 @@ MUTANTS = {
     ),
     "whatever comes is true": Mutant(
         f"{SESSION}/stream.py",
-        "        if not transcript.is_plausible(reading, sent):\n",
-        "        if transcript.is_plausible(reading, sent) and not sent:\n",
+        "        if last < 0 and not transcript.is_plausible(reading, sent):\n",
+        "        if last < 0 and transcript.is_plausible(reading, sent) and not sent:\n",
     ),
     "the first connection begins at zero": Mutant(
         f"{SESSION}/transcript.py",
@@ -241,8 +241,8 @@ MUTANTS = {
     ),
     "old connections have a say": Mutant(
         f"{SESSION}/stream.py",
-        "        if epoch != self.epoch or not self.is_open:\n"
-        "            self.stale += 1\n            return\n",
+        "        if epoch != self.epoch or (link is not _OPEN and link is not _RESTING):\n"
+        "            self.stale += 1\n            return None\n",
         "",
     ),
     "CloseStream goes up once": Mutant(
