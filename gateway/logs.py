@@ -23,6 +23,8 @@ import structlog
 from structlog.typing import EventDict
 
 MAX_VALUE_CHARS: Final = 1000
+_FIRST: Final = ("timestamp", "level", "event")
+"""What a line begins with, for people who look down a column of them."""
 _MAX_DEPTH: Final = 4
 _MAX_FRAMES: Final = 12
 _SECRET_NAMES: Final = frozenset(
@@ -77,8 +79,8 @@ def configure(
 ) -> LogWriter:
     """Set up structlog and the standard library's logging for this process; the caller closes the writer.
 
-    `structlog.get_logger()` then logs each event as one JSON object on a line: `event`, `level`, `timestamp`
-    (ISO 8601, UTC) and the caller's fields. A call below `level` returns at once.
+    `structlog.get_logger()` then logs each event as one JSON object on a line: `timestamp` (ISO 8601, UTC),
+    `level`, `event` and the caller's fields. A call below `level` returns at once.
     """
     writer = LogWriter(stream)
     last = _render_json if format == "json" else structlog.dev.ConsoleRenderer(colors=stream.isatty())
@@ -178,7 +180,8 @@ def _value(name: str, value: Any, depth: int) -> Any:
 
 
 def _render_json(_logger: object, _method: str, event: EventDict) -> str:
-    return json.dumps(event)  # ensure_ascii also escapes C1 controls and the Unicode line ends
+    first = {name: event.pop(name) for name in _FIRST if name in event}
+    return json.dumps(first | event)  # ensure_ascii also escapes C1 controls and the Unicode line ends
 
 
 def _write(stream: TextIO, text: str) -> None:

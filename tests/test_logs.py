@@ -46,9 +46,10 @@ def logged() -> Lines:
 
 
 def test_an_event_is_an_object(logged: Lines) -> None:
-    """Event, level, time in UTC and the caller's fields; what was bound before is there too."""
+    """Time in UTC, level, event and then the caller's fields; what was bound before is there too."""
     structlog.get_logger().bind(session="s-1").warning("upstream.lost", code=1006, owed=0.5)
     (line,) = logged()
+    assert list(line)[:3] == ["timestamp", "level", "event"]
     assert line.pop("timestamp").endswith("Z")
     assert line == {
         "event": "upstream.lost",

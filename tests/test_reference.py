@@ -32,3 +32,16 @@ def test_every_close_code_is_documented() -> None:
     named = {errors.NORMAL, errors.NO_STATUS, errors.INVALID_DATA, errors.POLICY, errors.INTERNAL}
     assert documented >= named | {errors.RESTART, errors.TRY_LATER, 1002, 1009}
     assert errors.NET_0001 in REFERENCE
+
+
+def test_every_log_event_is_documented() -> None:
+    """Each event that the code logs above debug has its row, and no row is about something else."""
+    event = r'"([a-z]+\.[a-z_]+)"'
+    calls = rf"\.(?:info|warning|error|critical|exception)\(\s*{event}"
+    others = rf"\blog\((?:record\.levelno, )?{event}"
+    alarms = rf"^    40[123]: {event}"
+    code = "".join(path.read_text() for path in (ROOT / "gateway").rglob("*.py"))
+    rows = REFERENCE.partition("## Logs")[2].partition("\n## ")[0]
+    documented = re.findall(r"`([a-z]+\.[a-z_]+)`", rows)
+    logged = {found for form in (calls, others, alarms) for found in re.findall(form, code, re.MULTILINE)}
+    assert set(documented) - {"server.drain"} == logged
