@@ -16,6 +16,8 @@ from gateway.deepgram.errors import Refusal
 _NO_HEADER: Final = re.compile(r"[^ -~]")
 """What callers put into names, and messages quote, must not begin another header."""
 
+_HINTS: Final = {404: "the sidecar's /openapi.json has all paths of both ports"}
+
 
 def refusal(problem: Refusal, request_id: str, headers: dict[str, str] | None = None) -> web.Response:
     """Deepgram's JSON body, with its id and its text in the headers that Deepgram's clients read."""
@@ -40,7 +42,10 @@ def in_deepgrams_form(new_request_id: Callable[[], str]) -> Middleware:
         except web.HTTPException as error:
             phrase = HTTPStatus(error.status).phrase
             kept = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
-            return refusal(Refusal(error.status, _code(phrase), f"{phrase}."), new_request_id(), kept)
+            # Nothing of the request is repeated: it would be a stranger's text in a header and a log.
+            hint = f"use {kept['Allow']}" if kept else _HINTS.get(error.status, "")
+            text = f"{phrase}: {hint}." if hint else f"{phrase}."
+            return refusal(Refusal(error.status, _code(phrase), text), new_request_id(), kept)
         except Exception:
             request_id = new_request_id()
             structlog.get_logger().exception("http.failed", path=request.path, request_id=request_id)

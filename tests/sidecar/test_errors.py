@@ -58,11 +58,12 @@ async def test_unknown_path(client: ClientSession, path: str) -> None:
     """An unknown path is 404, and nothing of it is repeated."""
     async with client.get(path) as response:
         assert response.status == 404
-        assert (response.headers["dg-request-id"], response.headers["dg-error"]) == ("id-1", "Not Found.")
+        text = "Not Found: the sidecar's /openapi.json has all paths of both ports."
+        assert (response.headers["dg-request-id"], response.headers["dg-error"]) == ("id-1", text)
         assert "X-Evil" not in response.headers
         assert await response.json() == {
             "err_code": "NOT_FOUND",
-            "err_msg": "Not Found.",
+            "err_msg": text,
             "request_id": "id-1",
         }
 
@@ -80,7 +81,8 @@ async def test_wrong_method(client: ClientSession) -> None:
     """A wrong method is told the right ones."""
     async with client.delete("/good") as response:
         assert (response.status, response.headers["Allow"]) == (405, "POST")
-        assert (await response.json())["err_code"] == "METHOD_NOT_ALLOWED"
+        body = await response.json()
+        assert (body["err_code"], body["err_msg"]) == ("METHOD_NOT_ALLOWED", "Method Not Allowed: use POST.")
 
 
 async def test_too_large(client: ClientSession) -> None:
