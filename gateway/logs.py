@@ -181,7 +181,7 @@ def _value(name: str, value: Any, depth: int) -> Any:
 
 def _render_json(_logger: object, _method: str, event: EventDict) -> str:
     first = {name: event.pop(name) for name in _FIRST if name in event}
-    return json.dumps(first | event)  # ensure_ascii also escapes C1 controls and the Unicode line ends
+    return json.dumps({**first, **event})  # ensure_ascii also escapes C1 controls and the Unicode line ends
 
 
 def _write(stream: TextIO, text: str) -> None:
