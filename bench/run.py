@@ -31,7 +31,7 @@ from typing import Any, Final
 import trustme
 
 from bench.machine import ROOT, commit, machine, others_load
-from bench.systems import MADE, QUICK, SYSTEMS, Place, System, versions
+from bench.systems import MADE, QUICK, SYSTEMS, Place, System, named, versions
 from bench.table import Row, Run, knees, make_row, markdown
 
 PRIORITY: Final = "10"
@@ -45,11 +45,11 @@ LONGEST_RAMP: Final = 6.0
 
 
 class Bench:
-    """`cores`: one for the system, one for the load; empty where there is only one."""
+    """`cores`: the second is for the load, the others for systems; empty where there is only one."""
 
     def __init__(self, realtime: bool) -> None:
         cores = sorted(os.sched_getaffinity(0))
-        self.cores = cores[:2] if len(cores) > 1 and shutil.which("taskset") else []
+        self.cores = cores if len(cores) > 1 and shutil.which("taskset") else []
         self.realtime = realtime and _may_chrt()
         if self.realtime:
             # Above both, for marks must be read when they are written; what it starts does not inherit that.
@@ -78,13 +78,14 @@ class Bench:
 
     def measure(self, name: str, calls: int, seconds: int, blackout: int = 0) -> Run:
         """One run; `error` in it says what went wrong."""
-        system, tls = SYSTEMS[name.removesuffix("+tls")], name.endswith("+tls")
+        system, tls, processes = named(name)
         with tempfile.TemporaryDirectory(prefix="bench.") as folder:
             certificate = _certificate(Path(folder)) if tls else []
             ca = str(Path(folder) / "ca.pem") if tls else ""
             # All calls shall open soon; how they come back after a blackout is what is measured there.
             port, upstream, sidecar = _free_ports(3)
-            place = Place(port, upstream, sidecar, Path(folder), ca, dials=0 if blackout else DIALS)
+            dials = 0 if blackout else DIALS
+            place = Place(port, upstream, sidecar, Path(folder), ca, dials, shared=processes > 1)
             load = [
                 *self.pinned(1, True),
                 *(self.load_tls if tls else self.load),
@@ -94,24 +95,29 @@ class Bench:
                 str(place.upstream),
             ]
             load += certificate
-            with self._running(system, place) as child:
+            with contextlib.ExitStack() as running:
+                children = [
+                    running.enter_context(self._running(system, another, number))
+                    for number, another in enumerate(_places(place, processes))
+                ]
                 # A first few calls are not measured: what is imported or allocated once is no call's.
                 _load([*load, "--calls", "10", "--seconds", "1"])
                 time.sleep(0.5)
-                probe = Probe(child.pid, place.sidecar if name.startswith("gateway") else 0)
+                pids = [child.pid for child in children]
+                probe = Probe(pids, place.sidecar if name.startswith("gateway") else 0)
                 load += ["--calls", str(calls), "--seconds", str(seconds)]
                 load += ["--ramp", str(max(RAMP[tls], round(calls / LONGEST_RAMP)))]
                 found = _load([*load, *(["--blackout", str(blackout)] if blackout else [])], probe)
         return found if "error" in found else found | probe.figures(calls, found["unfinal_bytes"])
 
     @contextlib.contextmanager
-    def _running(self, system: System, place: Place) -> Iterator[subprocess.Popen[bytes]]:
+    def _running(self, system: System, place: Place, number: int) -> Iterator[subprocess.Popen[bytes]]:
         command, env = system.command(place)
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("GATEWAY_", "DEEPGRAM_", "NOTIFY_"))}
         log = place.folder / "log"
         with log.open("wb") as file:
             child = subprocess.Popen(
-                [*self.pinned(0, system.realtime), *command],
+                [*self.pinned(number and number + 1, system.realtime), *command],
                 cwd=ROOT,
                 env={**kept, **env},
                 stdout=file,
@@ -125,10 +131,10 @@ class Bench:
 
 
 class Probe:
-    """What the kernel says about a process and its children at the marks of a run."""
+    """What the kernel says about processes and their children at the marks of a run."""
 
-    def __init__(self, pid: int, sidecar: int) -> None:
-        self._pid = pid
+    def __init__(self, pids: list[int], sidecar: int) -> None:
+        self._roots = pids
         self._sidecar = sidecar
         self._pss = self._pss_kib()
         self._cpu: dict[str, tuple[float, float]] = {}
@@ -161,7 +167,7 @@ class Probe:
         for path in Path("/proc").glob("[0-9]*/stat"):
             with contextlib.suppress(OSError):
                 parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
-        found = [self._pid]
+        found = [*self._roots]
         for pid in found:  # it grows while it is read
             found += [child for child, parent in parents.items() if parent == pid]
         return found
@@ -238,6 +244,16 @@ def _certificate(folder: Path) -> list[str]:
     return ["--cert", str(folder / "cert.pem"), "--key", str(folder / "key.pem")]
 
 
+def _places(place: Place, count: int) -> Iterator[Place]:
+    """That of each process: one port for all, the rest its own."""
+    yield place
+    for number in range(1, count):
+        folder = place.folder / str(number)
+        folder.mkdir()
+        (sidecar,) = _free_ports(1)
+        yield place._replace(sidecar=sidecar, folder=folder)
+
+
 def _free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as held:
         sockets = [held.enter_context(socket.socket()) for _ in range(count)]
@@ -296,11 +312,20 @@ def chosen(text: str, blackout: int) -> tuple[list[str], dict[str, str]]:
     """Systems that run here, and why others do not. Unknown names end the program."""
     everything = [*SYSTEMS, *(f"{name}+tls" for name, system in SYSTEMS.items() if system.tls)]
     wanted = everything if text == "all" else [name for name in text.split(",") if name]
-    if unknown := [name for name in wanted if name not in everything]:
-        raise SystemExit(f"bench: no system {', '.join(unknown)}; there are {', '.join(everything)}, or all")
-    reasons = {
-        name: SYSTEMS[name.removesuffix("+tls")].missing() for name in wanted + ["nginx"] * (not blackout)
-    }
+    reasons = {}
+    for name in wanted + ["nginx"] * (not blackout):
+        try:
+            system, tls, processes = named(name)
+        except (KeyError, ValueError):
+            raise SystemExit(
+                f"bench: no system {name}; there are {', '.join(everything)}, gateways with *2, or all"
+            ) from None
+        cores = len(os.sched_getaffinity(0))
+        reasons[name] = system.missing()
+        if tls and not system.tls:
+            reasons[name] = "has no TLS"
+        if processes > max(1, cores - 1):
+            reasons[name] = f"wants {processes + 1} cores, and there are {cores}"
     if blackout:
         reasons |= {name: "not told to come back" for name in wanted if not name.startswith("gateway")}
     skipped = {name: reason for name, reason in reasons.items() if reason}

@@ -1,6 +1,7 @@
 """The systems that `bench.run` measures: how each is started between softphones and Deepgram.
 
 A name that ends in `+tls` is that system with TLS to Deepgram. All speak plaintext to the softphones.
+With `*2` it is two processes of the system that share their port, each on a core of its own.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ class Place(NamedTuple):
     """The file with Deepgram's certificate authority; empty: no TLS."""
     dials: int
     """How many a second a gateway may begin; 0: its default."""
+    shared: bool = False
+    """Other processes of the system listen on the same port."""
 
     @property
     def upstream_url(self) -> str:
@@ -59,13 +62,14 @@ class System(NamedTuple):
     """Can speak TLS to Deepgram."""
 
 
-def gateway(batch_ms: str, *, stored: bool = False) -> System:
-    """As a user runs it: every feature on, but that it keeps what is said only if `stored`."""
+def gateway(batch_ms: str, *, stored: bool = True) -> System:
+    """As a user runs it: every feature on; what is said is kept, unless it is not to be `stored`."""
 
     def command(place: Place) -> tuple[list[str], dict[str, str]]:
         settings = {
             "SERVER__PORT": str(place.port),
             "SERVER__BATCH_MS": batch_ms,
+            "SERVER__REUSE_PORT": str(place.shared).lower(),
             "SIDECAR__PORT": str(place.sidecar),
             "STORE__URL": f"sqlite:///{place.folder}/gateway.db" if stored else "none",
             "DEEPGRAM__REGIONS__0__URL": place.upstream_url,
@@ -176,7 +180,7 @@ SYSTEMS: Final[dict[str, System]] = {
     "gateway-auto": gateway("auto"),
     "gateway-60": gateway("60"),
     "gateway-100": gateway("100"),
-    "gateway-100-stored": gateway("100", stored=True),
+    "gateway-100-unstored": gateway("100", stored=False),
     "websockets": _rival("websockets_relay.py"),
     "aiohttp": _rival("aiohttp_relay.py"),
     "node-ws": System(_node, _node_missing, realtime=False),
@@ -184,6 +188,23 @@ SYSTEMS: Final[dict[str, System]] = {
     "picows": _rival("picows_relay.py"),
 }
 QUICK: Final = "bare,haproxy,gateway-0,gateway-auto,gateway-100,gateway-100+tls,websockets,aiohttp"
+
+
+class Named(NamedTuple):
+    """What a name stands for."""
+
+    system: System
+    tls: bool
+    processes: int
+
+
+def named(name: str) -> Named:
+    """Raises KeyError for a system that there is not, ValueError for a number of processes that cannot be."""
+    whole, _, tls = name.partition("+")
+    base, _, processes = whole.partition("*")
+    if tls not in ("", "tls") or (processes and not base.startswith("gateway")):
+        raise ValueError(name)
+    return Named(SYSTEMS[base], bool(tls), int(processes or 1))
 
 
 def versions() -> str:

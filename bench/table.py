@@ -6,7 +6,7 @@ from collections import Counter
 from statistics import median
 from typing import Any, Final
 
-from bench.systems import SYSTEMS
+from bench.systems import named
 
 Run = dict[str, Any]
 """What the load said of one run, with what the kernel said of the system."""
@@ -67,9 +67,10 @@ def knees(rows: list[Row]) -> dict[str, int]:
     """The most calls that each system carries; 0: none of those that were tried."""
     found: dict[str, int] = {}
     for row in sorted(rows, key=lambda row: int(row["calls"])):
-        window = SYSTEMS[row["system"].removesuffix("+tls")].window_ms
+        window = named(row["system"]).system.window_ms
         fits = "up" in row and row["up"]["p9999"] <= window + BEYOND_WINDOW_MS
-        lossless = not row.get("frames_lost", 1) and not row.get("closed_early", 1)
+        losses = ("frames_lost", "results_lost", "closed_early")
+        lossless = not any(row.get(key, 1) for key in losses)
         best = found.setdefault(row["system"], 0)
         if fits and lossless and not row["errors"]:
             found[row["system"]] = max(best, row["calls"])

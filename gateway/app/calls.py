@@ -11,7 +11,7 @@ import time
 import structlog
 
 from gateway.app.ports import listening
-from gateway.config import Config
+from gateway.config import Config, ServerConfig
 from gateway.deepgram.ids import uuid7
 from gateway.errors import ConfigError
 from gateway.live.exchange import Exchange
@@ -79,7 +79,7 @@ class ClientPort:
         sock = self.outside
         if sock is None:
             with listening("server", server.host, server.port):
-                sock = _listening_socket(server.host, server.port)
+                sock = _listening_socket(server)
         tune_listener(sock)
         self._listener = await asyncio.get_running_loop().create_server(self.door, sock=sock)
         self.address = sock.getsockname()[:2]
@@ -108,8 +108,9 @@ class ClientPort:
         return f"[{host}]" if ":" in host else host, port
 
 
-def _listening_socket(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.create_server((host, port), family=family, backlog=1024)
+def _listening_socket(server: ServerConfig) -> socket.socket:
+    family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
+    address = (server.host, server.port)
+    sock = socket.create_server(address, family=family, backlog=1024, reuse_port=server.reuse_port)
     sock.setblocking(False)
     return sock

@@ -15,6 +15,13 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 class ServerConfig(_Section, frozen=True):
     host: Annotated[str, Meta(description="Address of the client port.")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="Client port; 0 lets the kernel choose.")] = 8080
+    reuse_port: Annotated[
+        bool,
+        Meta(
+            description="Share the client port with other gateways of this host, a process for each core: "
+            "the kernel deals out the calls. Each needs a sidecar port of its own."
+        ),
+    ] = False
     insecure: Annotated[
         bool, Meta(description="Allow auth.mode 'none' on addresses other than loopback, of either port.")
     ] = False

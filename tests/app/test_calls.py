@@ -19,6 +19,7 @@ from tests.fakes.stand import (  # noqa: F401 - pytest finds fixtures by name
     Stand,
     dial,
     eventually,
+    of_type,
     read,
     settings,
     stand,
@@ -55,6 +56,21 @@ async def test_a_taken_port_raises(stand: Stand) -> None:  # noqa: F811 - a fixt
     first = await stand.gateway("http://127.0.0.1:1")
     with pytest.raises(ConfigError, match=r"^server\.host, server\.port: .* in use$"):
         await stand.gateway("http://127.0.0.1:1", server={"port": first.address[1]})
+
+
+async def test_gateways_share_a_port(stand: Stand) -> None:  # noqa: F811 - a fixture is asked for by name
+    """Where each is told to; the kernel deals out the calls, and every one of them is served."""
+    emulator = await stand.emulator()
+    first = await stand.gateway(emulator.url, server={"reuse_port": True})
+    second = await stand.gateway(emulator.url, server={"reuse_port": True, "port": first.address[1]})
+    assert first.address == second.address
+    for _ in range(32):
+        async with dial(first) as ws:
+            await ws.send(CLOSE_STREAM)
+            assert of_type(await read(ws), "Metadata")
+    served = [gateway.metrics.sessions["completed"] for gateway in (first, second)]
+    assert sum(served) == 32
+    assert all(served)
 
 
 async def test_a_bad_ca_file_raises_before_anything_listens(tmp_path: Path) -> None:

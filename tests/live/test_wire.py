@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import random
 import socket
 import weakref
@@ -10,8 +12,11 @@ import weakref
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from websockets.client import ClientProtocol
 from websockets.frames import Close
+from websockets.protocol import Protocol as SansIO
 from websockets.server import ServerProtocol
+from websockets.uri import parse_uri
 
 from gateway.live import wire
 from gateway.live.wire import WebSocketLeg
@@ -23,8 +28,8 @@ from tests.live.test_client import Wire
 class Leg(WebSocketLeg):
     """Keeps what it is told."""
 
-    def __init__(self, write_limit: int = 65536) -> None:
-        super().__init__(ServerProtocol(), 1 << 20, write_limit)
+    def __init__(self, write_limit: int = 65536, ws: SansIO | None = None) -> None:
+        super().__init__(ws or ServerProtocol(), 1 << 20, write_limit)
         self.heard: list[bytes] = []
         self.ends: list[tuple[int, str]] = []
         self.overflows = 0
@@ -87,7 +92,7 @@ def test_messages_survive_any_cutting(sent: list[tuple[int, str, int]], rng: ran
     asyncio.run(run())
 
 
-class Unaided(Leg):
+class _Unaided(Leg):
     """Gives every byte to websockets, as if there were no walk."""
 
     def _walk(self, data: bytes) -> None:
@@ -100,22 +105,55 @@ class Unaided(Leg):
         """It has the beginnings of frames."""
 
 
+class Dialling(Leg):
+    """The client's side: frames come without a mask, results as text."""
+
+    def __init__(self) -> None:
+        ws = ClientProtocol(parse_uri("ws://x/"), max_size=1 << 20)
+        super().__init__(ws=ws)
+        request = ws.connect()
+        self.key = request.headers["Sec-WebSocket-Key"]
+        ws.send_request(request)
+
+    def handshake_received(self, event: object) -> None:
+        assert self.is_open()
+
+
+class Unaided(_Unaided, Leg):
+    pass
+
+
+class UnaidedDialling(_Unaided, Dialling):
+    pass
+
+
 SIZES = st.integers(0, 300) | st.sampled_from([125, 126, 127, 65_535, 65_536, 70_000])
-PIECES = st.one_of(
-    st.builds(lambda size, n: frame(BINARY, bytes([n]) * size), SIZES, st.integers(0, 255)),
-    st.builds(lambda size, n: frame(BINARY, bytes([n]) * size), SIZES, st.integers(0, 255)),
-    st.builds(
-        frame,
-        st.sampled_from([0, TEXT, BINARY, 3, CLOSE, PING, 10, 15]),
-        st.binary(max_size=130),
-        fin=st.booleans(),
-        mask=st.sampled_from([True, True, True, False]),
-        rsv=st.sampled_from([0, 0, 0, 0, 1, 4]),
-    ),
-    st.binary(min_size=1, max_size=20),
-    st.just(b"\x82\xff" + (1 << 62).to_bytes(8, "big")),
-    st.just(b"\x82\xff" + b"\xff" * 8),
-)
+
+
+def pieces(opcode: int, *, masked: bool) -> st.SearchStrategy[bytes]:
+    """What a peer may send that mostly says whole messages of `opcode`, of printable bytes."""
+    whole = st.builds(
+        lambda size, n: frame(opcode, bytes([n]) * size, mask=masked), SIZES, st.integers(32, 126)
+    )
+    long = bytes([0x80 | opcode, 0x80 * masked | 127])
+    return st.one_of(
+        whole,
+        whole,
+        st.builds(
+            frame,
+            st.sampled_from([0, TEXT, BINARY, 3, CLOSE, PING, 10, 15]),
+            st.binary(max_size=130),
+            fin=st.booleans(),
+            mask=st.sampled_from([masked, masked, masked, not masked]),
+            rsv=st.sampled_from([0, 0, 0, 0, 1, 4]),
+        ),
+        st.binary(min_size=1, max_size=20),
+        st.just(long + (1 << 62).to_bytes(8, "big")),
+        st.just(long + b"\xff" * 8),
+    )
+
+
+PIECES = pieces(BINARY, masked=True)
 
 
 ALIKE = st.builds(
@@ -126,24 +164,17 @@ ALIKE = st.builds(
 )
 
 
-@given(
-    st.lists(PIECES, max_size=12),
-    st.lists(st.integers(1, 400) | st.integers(1, 100_000), min_size=1, max_size=20),
-    st.booleans(),
-)
+CUTS = st.lists(st.integers(1, 400) | st.integers(1, 100_000), min_size=1, max_size=20)
+
+
+@given(st.lists(PIECES, max_size=12), CUTS, st.booleans())
 def test_the_walk_and_websockets_agree(pieces: list[bytes], cuts: list[int], ends: bool) -> None:
     """On every byte stream, however it is cut: the same messages, the same answers, the same end.
 
     Only where one read brings bad text and then a close or another mistake, websockets answers that one,
     since it is asked for its answer first. The messages are the same even then.
     """
-    data, at = b"".join(pieces), 0
-    reads: list[bytes] = []
-    while at < len(data):
-        size = cuts[len(reads) % len(cuts)]
-        reads.append(data[at : at + size])
-        at += size
-    they_agree(reads, ends)
+    they_agree(cut(b"".join(pieces), cuts), ends)
 
 
 @given(st.lists(st.lists(ALIKE | ALIKE | ALIKE | PIECES, min_size=1, max_size=6).map(b"".join), max_size=8))
@@ -152,28 +183,65 @@ def test_they_agree_on_whole_frames(reads: list[bytes]) -> None:
     they_agree(reads, ends=False)
 
 
-def they_agree(reads: list[bytes], ends: bool) -> None:
+@given(st.lists(pieces(TEXT, masked=False), max_size=12), CUTS, st.booleans(), st.booleans())
+def test_they_agree_on_the_other_side(
+    pieces: list[bytes], cuts: list[int], ends: bool, with_the_answer: bool
+) -> None:
+    """Towards Deepgram: frames without a mask, the first of them perhaps in one read with the 101."""
+    reads = cut(b"".join(pieces), cuts)
+    first = reads.pop(0) if with_the_answer and reads else b""
+    they_agree(reads, ends, (Dialling, UnaidedDialling), first)
+
+
+def cut(data: bytes, sizes: list[int]) -> list[bytes]:
+    reads: list[bytes] = []
+    while data:
+        size = sizes[len(reads) % len(sizes)]
+        reads.append(data[:size])
+        data = data[size:]
+    return reads
+
+
+def they_agree(
+    reads: list[bytes],
+    ends: bool,
+    kinds: tuple[type[Leg], type[Leg]] = (Leg, Unaided),
+    first: bytes = b"",
+) -> None:
+    """`first` comes in one read with the handshake."""
+
     async def run(kind: type[Leg]) -> tuple[object, ...]:
         transport = Wire()
         leg = kind()
         leg.connection_made(transport)
-        leg.data_received(upgrade("/"))
-        transport.written = b""  # there is a date in it
+        leg.data_received((switch(leg.key) if isinstance(leg, Dialling) else upgrade("/")) + first)
+        if not first:
+            transport.written = b""  # there is a date in it
         for data in reads:
             if not transport.over:
                 leg.data_received(data)
         if ends:
             leg.eof_received()
         leg.connection_lost(None)
-        return leg.heard, leg.ends, transport.written, leg.ws.close_sent, leg.ws.close_rcvd, transport.over
+        # What a client sends is masked by chance.
+        written: object = len(transport.written) if isinstance(leg, Dialling) else transport.written
+        return leg.heard, leg.ends, written, leg.ws.close_sent, leg.ws.close_rcvd, transport.over
 
-    walked, unaided = asyncio.run(run(Leg)), asyncio.run(run(Unaided))
+    walked, unaided = (asyncio.run(run(kind)) for kind in kinds)
     assert walked[0] == unaided[0]
     if walked != unaided:
         assert isinstance(walked[3], Close)
         assert isinstance(unaided[3], Close)
         assert walked[3].code == 1007
         assert unaided[3].code != 1007
+
+
+def switch(key: str) -> bytes:
+    """The answer to an upgrade request with `key` (RFC 6455 §4.2.2)."""
+    digest = hashlib.sha1((key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11").encode(), usedforsecurity=False)
+    accept = base64.b64encode(digest.digest()).decode()
+    lines = ["Upgrade: websocket", "Connection: Upgrade", f"Sec-WebSocket-Accept: {accept}"]
+    return "\r\n".join(["HTTP/1.1 101 Switching Protocols", *lines, "", ""]).encode()
 
 
 async def test_websockets_is_there_for_its_frames_only() -> None:
