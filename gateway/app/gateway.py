@@ -16,6 +16,7 @@ from gateway.app.recordings import Recordings
 from gateway.app.storage import Storage
 from gateway.config import Config
 from gateway.deepgram.errors import RESTART
+from gateway.errors import ConfigError
 from gateway.live.front import DRAINING, FrontDoor
 from gateway.live.record import Recorder
 from gateway.metrics import Metrics
@@ -43,17 +44,20 @@ class Gateway:
     ) -> None:
         """`tasks` owns every task of a call. A `worker` runs jobs and has no client port.
 
-        Raises ConfigError for settings that only show when they are used (a CA file that is none).
+        Raises ConfigError for settings that only show when they are used (a CA file that is none), and for a
+        worker without a store.
         """
         self.config = config
         self._is_worker = worker
         self.metrics = Metrics([region.name for region in config.deepgram.regions], __version__)
         exchange = self._exchange = make_exchange(config, api_key, self.metrics, tasks)
-        self._storage = Storage(exchange)
+        self._storage = Storage(exchange, tidy=not worker)
         self.store = self._storage.store
         self.recordings = Recordings(exchange, self.store)
         self.callbacks = Callbacks(exchange, self.store, self._own_ports)
         self.jobs = self._prepare_stored()
+        if worker and self.jobs is None:
+            raise ConfigError("store.url: is 'none', so there are no jobs for a worker")
         self.http = HttpPorts(
             exchange,
             self.store,

@@ -14,9 +14,13 @@ from gateway.store.store import Store
 class Storage:
     """`store` is None where storing is switched off; then there is nothing to start."""
 
-    def __init__(self, exchange: Exchange) -> None:
-        """Raises ConfigError for a URL that is none, and for a package that is missing."""
+    def __init__(self, exchange: Exchange, *, tidy: bool = True) -> None:
+        """`tidy`: whether what is old is deleted and calls that nobody ended are ended by this process.
+
+        Raises ConfigError for a URL that is none, and for a package that is missing.
+        """
         self._exchange = exchange
+        self._tidy = tidy  # a worker must not: on its host's SQLite it would take live calls for abandoned
         config = exchange.config.store
         place = location(config.url, os.environ)
         self.store = Store(place, metrics=exchange.metrics, migrate=config.migrate) if place else None
@@ -26,6 +30,7 @@ class Storage:
         """Raises ConfigError for a store that only a person can mend."""
         if self.store is not None:
             await self.store.start()
+        if self.store is not None and self._tidy:
             days = self._exchange.config.store.retention_days
             tidying = keep_tidy(self.store, days, self._exchange.clock)
             self._tidying = self._exchange.tasks.create_task(tidying)

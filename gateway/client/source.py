@@ -117,7 +117,8 @@ def _wav(name: str, file: BinaryIO) -> Source:
     try:
         wav = wave.open(file)  # noqa: SIM115 - the source closes it
     except (wave.Error, EOFError, OSError) as error:
-        problem = f"not a PCM WAV file ({str(error) or 'too short'}); raw audio needs --encoding"
+        why = str(error) or "too short"
+        problem = f"not a PCM WAV file ({why}); raw audio needs --encoding, other files `gateway transcribe`"
         raise UsageError(f"{name}: {problem}") from None
     if wav.getsampwidth() != 2:
         raise UsageError(f"{name}: {8 * wav.getsampwidth()}-bit WAV; only 16-bit PCM can be streamed")

@@ -62,6 +62,14 @@ async def test_a_workers_sidecar_only_tells_how_it_is(tmp_path: Path) -> None:
         await worker.close()
 
 
+async def test_a_worker_without_a_store() -> None:
+    """It would wait for jobs for ever."""
+    async with asyncio.TaskGroup() as tasks:
+        config = settings("http://127.0.0.1:1", store={"url": "none"})
+        with pytest.raises(ConfigError, match=r"^store\.url: is 'none', so there are no jobs for a worker$"):
+            Gateway(config, None, tasks, worker=True)
+
+
 async def test_a_taken_sidecar_port_raises(stand: Stand) -> None:  # noqa: F811 - a fixture is asked for by name
     """With the keys to change."""
     first = await stand.gateway("http://127.0.0.1:1")

@@ -44,6 +44,16 @@ async def test_it_is_tidied_as_long_as_it_is_open(tmp_path: Path) -> None:
             await made.store.put(None, ())  # type: ignore[arg-type]  # it does not come so far
 
 
+async def test_a_worker_does_not_tidy(tmp_path: Path) -> None:
+    """The calls that it finds open are those of the gateway beside it."""
+    async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+        config = settings("http://127.0.0.1:1", store={"url": f"sqlite:///{tmp_path}/gateway.db"})
+        made = Storage(make_exchange(config, None, Metrics(["r0"], "1"), tasks), tidy=False)
+        await made.start()
+        assert made._tidying is None
+        await made.close()
+
+
 async def test_a_url_that_is_none() -> None:
     """One line, with the setting."""
     async with asyncio.TaskGroup() as tasks:
