@@ -14,6 +14,7 @@ from tinytag import TinyTag, TinyTagException
 
 from gateway.audio.clock import from_parameters
 from gateway.deepgram.query import ListenQuery
+from gateway.prerecorded import container
 from gateway.prerecorded.split import find_samples
 
 NO_AUDIO: Final = {
@@ -61,9 +62,7 @@ def flaw(file: BinaryIO, size_bytes: int, query: ListenQuery) -> str | None:
     if size_bytes < MIN_WAV_BYTES or start[8:] != b"WAVE":
         return "is a WAV file that ends within its header"
     samples = find_samples(file, size_bytes, query)
-    if samples is None:
-        return None  # a codec that is not ours to judge
-    if not samples.size:
+    if samples is not None and not samples.size:
         return "is a WAV file without a sample"
     said = int.from_bytes(start[4:8], "little") + 8
     if size_bytes < said < UNKNOWN_BYTES:
@@ -87,19 +86,18 @@ def _by_tags(file: BinaryIO) -> float | None:
 
 def _by_packets(file: BinaryIO) -> float | None:
     """By the container's own word, else by where its last packet ends: live recordings have no length."""
-    import av  # 23 MB, and optional
+    import av
 
-    file.seek(0)
     try:
-        with av.open(file, mode="r") as container:
-            if not container.streams.audio:
+        with container.opened(file) as held:
+            if not held.streams.audio:
                 return None
-            stream = container.streams.audio[0]
+            stream = held.streams.audio[0]
             if stream.duration is not None and stream.time_base is not None:
                 return _sane(float(stream.duration * stream.time_base))
-            if container.duration is not None:
-                return _sane(container.duration / av.time_base)
-            return _sane(max(map(_end, _first(container.demux(stream))), default=0.0))
+            if held.duration is not None:
+                return _sane(held.duration / av.time_base)
+            return _sane(max(map(_end, _first(held.demux(stream))), default=0.0))
     except (av.FFmpegError, OSError, ValueError, ArithmeticError):
         return None
 

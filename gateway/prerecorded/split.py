@@ -7,6 +7,7 @@ first. Blocking: for a thread.
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import struct
 from array import array
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from typing import Any, BinaryIO, Final, Literal
 import msgspec
 
 from gateway.deepgram.query import ListenQuery
+from gateway.prerecorded import container
 
 Encoding = Literal["linear16", "mulaw", "alaw"]
 SAMPLE_BYTES: Final[dict[Encoding, int]] = {"linear16": 2, "mulaw": 1, "alaw": 1}
@@ -100,22 +102,21 @@ def decode(file: BinaryIO, into: BinaryIO) -> Samples:
         raise Unsplittable("only raw audio and WAV can be split without the extra 'media'")
     import av
 
-    file.seek(0)
     try:
-        with av.open(file, mode="r") as container:
-            if not container.streams.audio:
+        with container.opened(file) as held:
+            if not held.streams.audio:
                 raise Unsplittable("there is no audio in it")
-            stream = container.streams.audio[0]
-            layout = "stereo" if stream.codec_context.channels == 2 else "mono"
+            stream = held.streams.audio[0]
+            channels = 2 if stream.codec_context.channels == 2 else 1
+            layout = "stereo" if channels == 2 else "mono"
             resampler = av.AudioResampler(format="s16", layout=layout, rate=DECODED_HZ)
-            for frame in container.decode(stream):
+            for frame in itertools.chain(held.decode(stream), (None,)):
                 for part in resampler.resample(frame):
-                    into.write(part.to_ndarray().tobytes())
-            for part in resampler.resample(None):
-                into.write(part.to_ndarray().tobytes())
+                    # A plane is padded; and PyAV's own way to its samples needs numpy, which is not installed.
+                    into.write(bytes(part.planes[0])[: part.samples * channels * SAMPLE_BYTES["linear16"]])
     except (av.FFmpegError, ValueError) as error:
         raise Unsplittable(f"it cannot be decoded: {error}") from error
-    return Samples("linear16", DECODED_HZ, 2 if layout == "stereo" else 1, 0, into.tell())
+    return Samples("linear16", DECODED_HZ, channels, 0, into.tell())
 
 
 def parts(file: BinaryIO, samples: Samples, longest: float) -> Iterator[Part]:
@@ -170,7 +171,10 @@ def _wav(file: BinaryIO, size_bytes: int) -> Samples | None:
             samples = Samples(encoding, rate, channels, begin, size)
             return msgspec.structs.replace(samples, size=size - size % samples.frame_bytes)
         if name == b"fmt " and size >= 16:
-            code, channels, rate, _, _, bits = struct.unpack("<HHIIHH", file.read(16))
+            fmt = file.read(16)
+            if len(fmt) < 16:
+                return None
+            code, channels, rate, _, _, bits = struct.unpack("<HHIIHH", fmt)
             encoding = WAV_CODES.get(code)
             if encoding is not None and bits != 8 * SAMPLE_BYTES[encoding]:
                 return None

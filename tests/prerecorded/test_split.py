@@ -7,6 +7,7 @@ import itertools
 import math
 import random
 import struct
+import sys
 import wave
 from typing import Any
 
@@ -93,7 +94,14 @@ def test_a_wav_whose_header_was_written_first() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"RIFF\0\0\0\0WAVE", b"ID3", b"RIFF\0\0\0\0WAVEfmt \x10\0\0\0" + bytes(16)]
+    "data",
+    [
+        b"",
+        b"RIFF\0\0\0\0WAVE",
+        b"ID3",
+        b"RIFF\0\0\0\0WAVEfmt \x10\0\0\0" + bytes(16),
+        b"RIFF\0\0\0\0WAVEfmt \x10\0\0\0\1\0\1",
+    ],
 )
 def test_what_has_no_samples_to_find(data: bytes) -> None:
     """Nothing is found, and nothing breaks."""
@@ -109,6 +117,15 @@ def test_decoded() -> None:
     assert math.sqrt(sum(v * v for v in values) / 1600) == pytest.approx(8000 / math.sqrt(2), rel=0.1)
     with pytest.raises(split.Unsplittable, match="cannot be decoded"):
         split.decode(io.BytesIO(b"%PDF-1.7"), io.BytesIO())
+
+
+def test_decoded_without_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The extra `media` does not install it."""
+    recording = probed.recording("flac", "flac", 16000)
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    into = io.BytesIO()
+    samples = split.decode(recording, into)
+    assert samples.size == len(into.getvalue()) == probed.SECONDS * 32_000
 
 
 def answer(start: float, words: list[tuple[str, float, int]]) -> dict[str, Any]:

@@ -62,6 +62,11 @@ URL = "https://voice.example.com/a.wav"
 BAD: dict[str, tuple[tuple[str, bytes], int, str]] = {
     "an empty body": (raw(b"", WAV), 400, "body"),
     "a WAV that ends in its header": (raw(wav(AUDIO)[:30], WAV), 415, "body: is a WAV file that ends"),
+    "a WAV that ends in its format": (
+        raw(b"RIFF\0\1\0\0WAVEJUNK\x14\0\0\0" + bytes(20) + wav(AUDIO)[12:23], WAV),
+        415,
+        "body: is a WAV file that was cut off",
+    ),
     "a truncated WAV": (raw(wav(AUDIO)[:-1000], WAV), 415, "body: is a WAV file that was cut off"),
     "a WAV of 0 seconds": (raw(wav(b""), WAV), 415, "body: is a WAV file without a sample"),
     "a PDF": (
