@@ -1,7 +1,7 @@
-"""A recording's container, opened by PyAV (extra `media`) so that what a stranger wrote in it opens nothing else.
+"""A recording's container, opened by PyAV (extra `media`) so that what is written in it opens nothing else.
 
-Playlists, session descriptions and lists of files are containers too to FFmpeg, and what they name it reads: files of
-this host, its open descriptors, addresses inside its network.
+To FFmpeg playlists, session descriptions and lists of files are containers too, and what they name it reads:
+files of this host, its open descriptors, addresses inside its network.
 """
 
 from __future__ import annotations

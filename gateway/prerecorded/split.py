@@ -112,7 +112,7 @@ def decode(file: BinaryIO, into: BinaryIO) -> Samples:
             resampler = av.AudioResampler(format="s16", layout=layout, rate=DECODED_HZ)
             for frame in itertools.chain(held.decode(stream), (None,)):
                 for part in resampler.resample(frame):
-                    # A plane is padded; and PyAV's own way to its samples needs numpy, which is not installed.
+                    # Less the padding. PyAV's own way needs numpy, which the extra does not bring.
                     into.write(bytes(part.planes[0])[: part.samples * channels * SAMPLE_BYTES["linear16"]])
     except (av.FFmpegError, ValueError) as error:
         raise Unsplittable(f"it cannot be decoded: {error}") from error

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import io
 import os
 import socket
+import threading
 import wave
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +23,7 @@ HEADER = "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXT-X-MEDIA-SEQUENCE:0\n#EXTINF:10
 
 @contextlib.contextmanager
 def secret(folder: Path) -> Iterator[list[str]]:
-    """Names of a recording of this host's: its path, and that of a descriptor without a name, as the spool's are."""
+    """Names of recordings of this host's: a file, and a descriptor of one without a name, as in the spool."""
     path = folder / "secret.wav"
     with wave.open(str(path), "wb") as out:
         out.setparams((1, 2, 8000, 0, "NONE", ""))
@@ -70,8 +70,8 @@ def test_nothing_is_connected_to(monkeypatch: pytest.MonkeyPatch) -> None:
             server.accept()
 
 
-async def test_nothing_is_listened_on() -> None:
-    """A session description opens no port, which would stay open while its thread waits for what never comes."""
+def test_nothing_is_listened_on() -> None:
+    """A session description opens no port, at which a thread would wait for what never comes."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1] & ~1
@@ -84,11 +84,12 @@ async def test_nothing_is_listened_on() -> None:
         f"m=audio {port} RTP/AVP 0",
     ]
     data = ("\n".join(lines) + "\n").encode()
-    asked = asyncio.create_task(asyncio.to_thread(is_refused, data))
-    await asyncio.sleep(0.2)
+    asked = threading.Thread(target=is_refused, args=(data,))
+    asked.start()
+    asked.join(0.2)
     heard = [line.split()[1] for line in Path("/proc/net/udp").read_text().splitlines()[1:]]
     assert not any(address.endswith(f":{port:04X}") for address in heard)
-    await asked
+    asked.join()
 
 
 @pytest.mark.parametrize(
