@@ -6,6 +6,7 @@ lines are dropped and counted; the event loop goes on.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import math
@@ -16,6 +17,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from queue import SimpleQueue
 from typing import Any, Final, Literal, TextIO
 
@@ -23,6 +25,10 @@ import structlog
 from structlog.typing import EventDict
 
 MAX_VALUE_CHARS: Final = 1000
+PAUSE: Final = 0.02
+"""Seconds that the writing thread rests after a write: lines that come meanwhile do not wake it. Each that
+does takes the interpreter from the event loop for two switches of threads."""
+_AT_ONCE: Final = 256  # lines
 _FIRST: Final = ("timestamp", "level", "event")
 """What a line begins with, for people who look down a column of them."""
 _MAX_DEPTH: Final = 4
@@ -45,6 +51,7 @@ class LogWriter:
         self._stream = stream
         self._capacity = capacity
         self._queue: SimpleQueue[str | None] = SimpleQueue()
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._drain, name="log-writer", daemon=True)
         self._thread.start()
 
@@ -57,13 +64,14 @@ class LogWriter:
 
     def close(self, timeout: float = 1.0) -> None:
         """Write what is queued, for at most `timeout` seconds: a stalled reader does not hold up the exit."""
+        self._closing.set()
         self._queue.put(None)
         self._thread.join(timeout)
 
     def _drain(self) -> None:
         while (line := self._queue.get()) is not None:
             lines = [line]
-            while len(lines) < 256 and not self._queue.empty():
+            while len(lines) < _AT_ONCE and not self._queue.empty():
                 if (line := self._queue.get()) is None:
                     self._queue.put(None)
                     break
@@ -72,6 +80,8 @@ class LogWriter:
                 _write(self._stream, "".join(f"{line}\n" for line in lines))
             except (OSError, ValueError):  # ValueError: the stream was closed
                 self.dropped += len(lines)
+            if len(lines) < _AT_ONCE:
+                self._closing.wait(PAUSE)
 
 
 def configure(
@@ -87,7 +97,7 @@ def configure(
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _timestamp,
             _exception,
             # JSON escapes control characters; the console renderer passes them on, as a second log line or a
             # command for the terminal.
@@ -130,6 +140,11 @@ def _route_standard_logging(level: str) -> None:
     logging.captureWarnings(True)
 
 
+def _timestamp(_logger: object, _method: str, event: EventDict) -> EventDict:
+    event["timestamp"] = datetime.now(UTC).isoformat()[:-6] + "Z"
+    return event
+
+
 def _exception(_logger: object, _method: str, event: EventDict) -> EventDict:
     """Put an exception into one field, without local variables: they may be secrets or what people said."""
     info = event.pop("exc_info", None)
@@ -164,8 +179,10 @@ def _escape(text: str) -> str:
 
 
 def _value(name: str, value: Any, depth: int) -> Any:
-    if name.lower().replace("-", "_") in _SECRET_NAMES:
+    if _is_secret(name):
         return "***"
+    if isinstance(value, str):
+        return _cut(value)
     if value is None or isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
         return value  # JSON has no NaN or infinity; those go the way of all other objects
     if isinstance(value, Mapping) and depth < _MAX_DEPTH:
@@ -174,7 +191,15 @@ def _value(name: str, value: Any, depth: int) -> Any:
         return [_value("", item, depth + 1) for item in value]
     if isinstance(value, bytes | bytearray | memoryview):
         return f"<{len(value)} bytes>"  # audio, or a message: never in a log
-    text = value if isinstance(value, str) else repr(value)
+    return _cut(repr(value))
+
+
+@functools.lru_cache(256)
+def _is_secret(name: str) -> bool:
+    return name.lower().replace("-", "_") in _SECRET_NAMES
+
+
+def _cut(text: str) -> str:
     cut = len(text) - MAX_VALUE_CHARS
     return f"{text[:MAX_VALUE_CHARS]}... {cut} more" if cut > 0 else text
 

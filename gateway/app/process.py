@@ -69,6 +69,7 @@ async def _serve(
         await gateway.close()
         if forced:
             structlog.get_logger().warning("server.forced")
+            writer.close()
             os._exit(EXIT_FORCED)
     return EXIT_OK
 
