@@ -1,10 +1,10 @@
-"""The client's connection, from its upgrade request on."""
+"""The client's connection, from its upgrade request on: that has been read, by `gateway.live.head`."""
 
 from __future__ import annotations
 
 import http
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
@@ -14,6 +14,7 @@ from websockets.typing import Subprotocol
 
 from gateway.auth import select_subprotocol
 from gateway.deepgram.errors import Refusal
+from gateway.live.head import Head
 from gateway.live.slots import Slots, read_ready
 from gateway.live.wire import RECEIVED, WebSocketLeg
 
@@ -46,23 +47,24 @@ class _Server(ServerProtocol):
 
 
 class ClientLeg(WebSocketLeg):
-    """`on_request` gets the leg and the 101 that could be sent; it gives the leg an owner, or refuses.
+    """Waits for an owner that will `accept` or `refuse` the request in `head`.
 
     A leg without an owner still ends as it should, but nothing that comes on it has any effect.
     """
 
-    __slots__ = ("_handshake", "_is_seated", "_on_request", "_paused", "_slots", "_switch", "owner")
+    __slots__ = ("_handshake", "_is_seated", "_paused", "_slots", "_switch", "owner")
 
-    def __init__(
-        self, on_request: Callable[[ClientLeg], ClientOwner | None], max_message_bytes: int, write_limit: int
-    ) -> None:
+    def __init__(self, head: Head, max_message_bytes: int, write_limit: int) -> None:
         ws = _Server(max_size=max_message_bytes)
         super().__init__(ws, max_message_bytes, write_limit)
+        self._walks = True
         self.owner: ClientOwner | None = None
-        # Until the 101 is sent, for an hour's call need not keep them:
+        target = f"{head.path}?{head.query}" if head.query else head.path
+        # Both until the 101 is sent, for an hour's call need not keep them:
         self._handshake: ServerProtocol | None = ws
-        self._on_request: Callable[[ClientLeg], ClientOwner | None] | None = on_request
-        self._switch: Response | None = None
+        self._switch: Response | None = ws.accept(
+            Request(target, Headers(head.headers), head.method, head.protocol)
+        )
         self._slots: Slots | None = None
         self._is_seated = False  # in a slot: the loop does not read from it
         self._paused = False
@@ -79,7 +81,7 @@ class ClientLeg(WebSocketLeg):
             self._switch.headers[name] = value
         self._handshake.send_response(self._switch)
         self._out += self._handshake.data_to_send()  # before any message, in the same write
-        self._handshake = self._on_request = self._switch = None
+        self._handshake = self._switch = None
 
     def refuse(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
         """Answers with an HTTP response and ends the connection."""
@@ -137,13 +139,6 @@ class ClientLeg(WebSocketLeg):
         return length != 0
 
     # What WebSocketLeg says
-
-    def handshake_received(self, event: Any) -> None:
-        assert isinstance(event, Request)
-        assert self._handshake is not None
-        assert self._on_request is not None
-        self._switch = self._handshake.accept(event)
-        self.owner = self._on_request(self)
 
     @property
     def handshake_error(self) -> str:

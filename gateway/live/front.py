@@ -10,7 +10,6 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import Sequence
-from functools import partial
 from typing import Final, Protocol, cast
 from urllib.parse import urlsplit
 
@@ -23,9 +22,9 @@ from gateway.errors import ClientError
 from gateway.live.call import Call, batch_window
 from gateway.live.client import ClientLeg, ClientOwner, plain_response, refusal_headers
 from gateway.live.exchange import Exchange
-from gateway.live.head import LISTEN_PATHS, Head, parse
+from gateway.live.head import HEAD_END, LISTEN_PATHS, Head, parse
 from gateway.live.record import may_store
-from gateway.live.wire import tune
+from gateway.live.wire import RECEIVED, tune
 from gateway.session.resume import MISTAKEN, STRANGER, GatewayResume, Verdict, read
 
 FIRST_MESSAGE: Final = 5.0
@@ -61,6 +60,7 @@ class HttpServer(Protocol):
 NOT_FOUND: Final = Refusal(
     404, "NOT_FOUND", "There is no such path; live audio goes to /v1/listen or /v2/listen."
 )
+BODY: Final = Refusal(400, "Bad Request", "An upgrade request has no body.")
 WRONG_METHOD: Final = Refusal(405, "METHOD_NOT_ALLOWED", "A WebSocket upgrade is a GET request.")
 FULL: Final = Refusal(
     503, "Service Unavailable", "The gateway has no room for another connection.", retry_after=5
@@ -124,6 +124,8 @@ class FrontDoor:
             return NOT_FOUND
         if head.method != "GET":
             return WRONG_METHOD
+        if head.has_body:
+            return BODY
         if not origin_allowed(head.get("origin"), self.exchange.config.server.origins):
             return FOREIGN_ORIGIN
         if leg.handshake_error:
@@ -237,7 +239,7 @@ class _Returning:
         self._door.visitors -= 1
 
 
-class _Visitor(asyncio.Protocol):
+class _Visitor(asyncio.BufferedProtocol):
     """A connection until its request's head is complete."""
 
     def __init__(self, door: FrontDoor) -> None:
@@ -258,11 +260,14 @@ class _Visitor(asyncio.Protocol):
             self._door.exchange.metrics.client_aborted.add(reason)
             self._refuse(refusal)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, _sizehint: int) -> memoryview:
+        return RECEIVED
+
+    def buffer_updated(self, nbytes: int) -> None:
         assert self._transport is not None
         if self._transport.is_closing():
             return
-        self._data += data
+        self._data += RECEIVED[:nbytes]
         head = parse(self._data)
         if isinstance(head, Refusal):
             self._refuse(head)
@@ -279,26 +284,30 @@ class _Visitor(asyncio.Protocol):
 
     def _hand_over(self, head: Head, transport: asyncio.Transport) -> None:
         self._leave()
-        protocol: asyncio.Protocol | ClientLeg
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family != socket.AF_UNIX:
             size = RECEIVE_BUFFER_BYTES if head.wants_websocket else UPLOAD_BUFFER_BYTES
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
         if head.wants_websocket:
-            server = self._door.exchange.config.server
-            protocol = ClientLeg(
-                partial(self._door.receive_call, head),
-                server.max_message_bytes,
-                server.write_buffer_bytes,
-            )
-        else:
-            protocol = self._door.http.protocol()
+            self._begin_call(head, transport)
+            return
+        protocol = self._door.http.protocol()
         # uvloop asks a protocol how it wants its bytes only when reading begins.
         transport.pause_reading()
         transport.set_protocol(protocol)
         transport.resume_reading()
         protocol.connection_made(transport)
         protocol.data_received(self._data)
+
+    def _begin_call(self, head: Head, transport: asyncio.Transport) -> None:
+        server = self._door.exchange.config.server
+        leg = ClientLeg(head, server.max_message_bytes, server.write_buffer_bytes)
+        transport.set_protocol(leg)
+        leg.connection_made(transport)
+        leg.owner = self._door.receive_call(head, leg)
+        leg.flush()
+        if early := self._data.partition(HEAD_END)[2]:
+            leg.data_received(early)
 
     def _refuse(self, refusal: Refusal) -> None:
         assert self._transport is not None

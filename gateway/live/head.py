@@ -14,6 +14,7 @@ MAX_LINE_BYTES: Final = 8192
 MAX_HEAD_BYTES: Final = 65_536
 MAX_HEADERS: Final = 128
 """websockets' own limit of their count."""
+HEAD_END: Final = b"\r\n\r\n"
 LISTEN_PATHS: Final = {"/v1/listen": 1, "//v1/listen": 1, "/v2/listen": 2, "//v2/listen": 2}
 """Paths of live sessions; the double slash is what an SDK makes of a base URL that ends in one."""
 
@@ -32,6 +33,7 @@ class Head(msgspec.Struct, frozen=True):
     path: str
     query: str
     headers: tuple[tuple[str, str], ...]
+    protocol: str = "HTTP/1.1"
 
     def get(self, name: str) -> str | None:
         return next((value for key, value in self.headers if key == name), None)
@@ -40,20 +42,28 @@ class Head(msgspec.Struct, frozen=True):
     def wants_websocket(self) -> bool:
         return "websocket" in (self.get("upgrade") or "").lower()
 
+    @property
+    def has_body(self) -> bool:
+        """Whether more than the head is announced."""
+        return any(
+            name == "transfer-encoding" or (name == "content-length" and value != "0")
+            for name, value in self.headers
+        )
+
 
 def parse(data: bytes) -> Head | Refusal | None:
     """The head in `data`, why there cannot be one, or None while more must come."""
     line, ended, _ = data.partition(b"\r\n")
     if len(line) > MAX_LINE_BYTES:
         return URI_TOO_LONG
-    head, complete, _ = data.partition(b"\r\n\r\n")
+    head, complete, _ = data.partition(HEAD_END)
     if len(head) > MAX_HEAD_BYTES:
         return HEAD_TOO_LARGE
     if not complete:
         return None if not ended or _is_request_line(line) else NOT_HTTP
     if not _is_request_line(line):
         return NOT_HTTP
-    method, target, _ = line.decode("ascii").split(" ")
+    method, target, protocol = line.decode("ascii").split(" ")
     path, _, query = target.partition("?")
     fields = head.decode("latin-1").split("\r\n")[1:]
     if len(fields) > MAX_HEADERS or max(map(len, fields), default=0) > MAX_LINE_BYTES:
@@ -61,7 +71,8 @@ def parse(data: bytes) -> Head | Refusal | None:
     if not all(map(_FIELD.fullmatch, fields)):
         return NOT_HTTP
     pairs = (field.partition(":") for field in fields)
-    return Head(method, path, query, tuple((name.strip().lower(), value.strip()) for name, _, value in pairs))
+    headers = tuple((name.strip().lower(), value.strip()) for name, _, value in pairs)
+    return Head(method, path, query, headers, protocol)
 
 
 def _is_request_line(line: bytes) -> bool:

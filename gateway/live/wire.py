@@ -315,8 +315,7 @@ class WebSocketLeg(asyncio.BufferedProtocol):
         self._head = (self._head + data)[1 - len(_HEAD_END) :]
         self.ws.receive_data(data[:cut])
         self._hand_over()
-        # A server answers later, and nothing may come until then; a client that is not open gets a body.
-        self._walks = end >= 0 and (self._is_server or self.is_open())
+        self._walks = self.is_open()  # else its answer was no 101, and has a body
         if cut < len(data):
             self._take(data[cut:])
 

@@ -12,6 +12,7 @@ from websockets.http11 import Response
 
 from gateway.deepgram.errors import Refusal
 from gateway.live.client import ClientLeg, ClientOwner, phrase, plain_response, refusal_headers
+from gateway.live.head import Head, parse
 from tests.fakes.wire_client import BINARY, CLOSE, TEXT, frame, upgrade
 
 BUSY = Refusal(503, "Service Unavailable", "Full.", retry_after=5)
@@ -79,12 +80,19 @@ class Owner:
         self.heard.append("overflow")
 
 
+def asked(owner: Owner | None) -> tuple[ClientLeg, Wire]:
+    """A leg whose request is not answered."""
+    head = parse(upgrade("/v1/listen"))
+    assert isinstance(head, Head)
+    leg, wire = ClientLeg(head, 1000, 65536), Wire()
+    leg.connection_made(wire)
+    leg.owner = cast(ClientOwner, owner)
+    return leg, wire
+
+
 def opened(owner: Owner) -> tuple[ClientLeg, Wire]:
     """A leg that has answered 101."""
-    leg = ClientLeg(lambda _leg: cast(ClientOwner, owner), 1000, 65536)
-    wire = Wire()
-    leg.connection_made(wire)
-    leg.data_received(upgrade("/v1/listen"))
+    leg, wire = asked(owner)
     leg.accept([("dg-request-id", "r")])
     leg.flush()
     assert wire.written.startswith(b"HTTP/1.1 101 ")
@@ -95,9 +103,7 @@ def opened(owner: Owner) -> tuple[ClientLeg, Wire]:
 
 async def test_of_the_handshake_nothing_is_kept() -> None:
     """Neither the request, nor the answer, nor websockets' protocol: kibibytes of each call."""
-    leg = ClientLeg(lambda _leg: cast(ClientOwner, Owner(True)), 1000, 65536)
-    leg.connection_made(Wire())
-    leg.data_received(upgrade("/v1/listen"))
+    leg, _ = asked(Owner(True))
     protocol, answer = weakref.ref(leg.ws), weakref.ref(cast(Response, leg._switch))
     leg.accept([])
     leg.flush()
@@ -128,10 +134,8 @@ async def test_order_is_kept_around_text_and_the_end() -> None:
 async def test_frames_before_the_answer_end_it() -> None:
     """They are not handed on, and nothing is answered."""
     owner = Owner(True)
-    leg = ClientLeg(lambda _leg: cast(ClientOwner, owner), 1000, 65536)
-    wire = Wire()
-    leg.connection_made(wire)
-    leg.data_received(upgrade("/v1/listen") + frame(TEXT, b"{}"))
+    leg, wire = asked(owner)
+    leg.data_received(frame(TEXT, b"{}"))
     assert wire.over
     assert "{}" not in owner.heard
     leg.connection_lost(None)
@@ -159,14 +163,8 @@ async def test_why_it_ended(data: bytes, code: int, sent: int | None) -> None:
 
 async def test_a_refusal_ends_the_connection() -> None:
     """Status, headers and body in one answer."""
-
-    def refuse(leg: ClientLeg) -> None:
-        leg.refuse(429, [("X", "y")], b"no")
-
-    leg = ClientLeg(refuse, 1000, 65536)
-    wire = Wire()
-    leg.connection_made(wire)
-    leg.data_received(upgrade("/v1/listen"))
+    leg, wire = asked(None)
+    leg.refuse(429, [("X", "y")], b"no")
     assert wire.written == (
         b"HTTP/1.1 429 Too Many Requests\r\nX: y\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno"
     )
