@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import functools
+import ipaddress
 import socket
 import ssl
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import unquote, urlsplit
 
 import aiohappyeyeballs
@@ -25,6 +27,9 @@ reading took 480 s of G.711 (faults.md M2). The kernel doubles it."""
 HAPPY_EYEBALLS_DELAY: Final = 0.25
 """RFC 8305 §8."""
 MAX_BODY_BYTES: Final = 65_536
+
+
+_uri: Final = functools.lru_cache(128)(parse_uri)  # the calls of one phone system all dial the same
 
 
 class UpstreamOwner(Protocol):
@@ -56,7 +61,7 @@ class UpstreamLeg(WebSocketLeg):
         max_message_bytes: int,
         write_limit: int,
     ) -> None:
-        ws = ClientProtocol(parse_uri(url), max_size=max_message_bytes)
+        ws = ClientProtocol(_uri(url), max_size=max_message_bytes)
         super().__init__(ws, max_message_bytes, write_limit)
         self._handshake: ClientProtocol | None = ws  # until it is done
         self.epoch = epoch
@@ -69,6 +74,9 @@ class UpstreamLeg(WebSocketLeg):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        sock = transport.get_extra_info("socket")
+        tune(sock)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         self.flush()
 
     def handshake_received(self, event: Any) -> None:
@@ -128,7 +136,7 @@ class Dialer:
         leg: UpstreamLeg | None = None
         try:
             async with asyncio.timeout(self._config.dial_timeout):
-                leg = await self._connect(region.url, make_leg)
+                leg = await self._connect(_place(region.url), make_leg)
                 await leg.answered
         except TimeoutError:
             raise UpstreamTimeout(f"no answer in {self._config.dial_timeout:g} s") from None
@@ -139,18 +147,20 @@ class Dialer:
                 leg.abort()
                 leg.answered.cancel()
 
-    async def _connect(self, url: str, make_leg: Callable[[str], UpstreamLeg]) -> UpstreamLeg:
-        parts = urlsplit(url)
-        secure = parts.scheme == "https"
-        host, port = parts.hostname or "", parts.port or (443 if secure else 80)
-        sock = await self._reach(host, port)
+    async def _connect(self, place: _Place, make_leg: Callable[[str], UpstreamLeg]) -> UpstreamLeg:
+        base, host, port, is_secure, is_address = place
         loop = asyncio.get_running_loop()
+        tls, name = (self.tls, host) if is_secure else (None, None)
+        if is_address and not self._config.proxy:
+            # Nothing to look up and no second address to race: one step of the loop's own.
+            _, leg = await loop.create_connection(
+                lambda: make_leg(base), host, port, ssl=tls, server_hostname=name
+            )
+            return leg
+        sock = await self._reach(host, port)
         try:
             _, leg = await loop.create_connection(
-                lambda: make_leg(("wss://" if secure else "ws://") + parts.netloc),
-                sock=sock,
-                ssl=self.tls if secure else None,
-                server_hostname=host if secure else None,
+                lambda: make_leg(base), sock=sock, ssl=tls, server_hostname=name
             )
         except BaseException:
             sock.close()
@@ -171,13 +181,33 @@ class Dialer:
         return sock
 
 
+class _Place(NamedTuple):
+    """Where a region's URL points to; `base` of a WebSocket URL there."""
+
+    base: str
+    host: str
+    port: int
+    is_secure: bool
+    is_address: bool
+    """`host` is no name."""
+
+
+@functools.lru_cache
+def _place(url: str) -> _Place:
+    parts = urlsplit(url)
+    is_secure = parts.scheme == "https"
+    host, port = parts.hostname or "", parts.port or (443 if is_secure else 80)
+    base = ("wss://" if is_secure else "ws://") + parts.netloc
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return _Place(base, host, port, is_secure, is_address=False)
+    return _Place(base, host, port, is_secure, is_address=True)
+
+
 async def _tcp(host: str, port: int) -> socket.socket:
-    loop = asyncio.get_running_loop()
-    infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    sock = await aiohappyeyeballs.start_connection(infos, happy_eyeballs_delay=HAPPY_EYEBALLS_DELAY)
-    tune(sock)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-    return sock
+    infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return await aiohappyeyeballs.start_connection(infos, happy_eyeballs_delay=HAPPY_EYEBALLS_DELAY)
 
 
 async def _tunnel(sock: socket.socket, host: str, port: int, user: str | None, password: str | None) -> None:
