@@ -7,7 +7,7 @@ what it has for Deepgram, and set the one timer. Audio that is only relayed need
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import Any, Final
 
 from gateway.auth import Credential, Principal, upstream_authorization
 from gateway.deepgram.errors import ABNORMAL, TRY_LATER, named_code
@@ -88,7 +88,6 @@ class Call:
         self._metrics = exchange.metrics
         self._latency = exchange.metrics.latency_of(query.get("model"))
         self._model = query.get("model")
-        self._log = exchange.log.bind(session=self.session_id)
         self._leg = leg
         self._loop = asyncio.get_running_loop()
         asked = query.raw
@@ -120,7 +119,7 @@ class Call:
             catch_up=wanted(said, config.session),
         )
         headers = forwarded(head.headers, authorization)
-        self._lines = Lines(exchange, self.session, target, headers, self._turn, self._pass_on, self._log)
+        self._lines = Lines(exchange, self.session, target, headers, self._turn, self._pass_on, self._logger)
         exchange.opened(self.session_id, self)
         self._metrics.sessions_active += 1
 
@@ -213,13 +212,13 @@ class Call:
 
     def shrink(self, limit: int) -> None:
         """Keeps `limit` bytes for replay at most."""
-        self._log.warning("call.shrunk", limit_bytes=limit)
+        self._logger().warning("call.shrunk", limit_bytes=limit)
         self.session.shrink(limit, self._loop.time())
         self._turn()
 
     def cut_short(self, code: int, reason: str) -> None:
         """Ends here and now, with what is missing declared."""
-        self._log.warning("call.cut_short", reason=reason)
+        self._logger().warning("call.cut_short", reason=reason)
         self.session.stream_failed(code, reason)
         self._turn()
 
@@ -277,6 +276,13 @@ class Call:
 
     # Private
 
+    def _logger(self) -> Any:
+        """Made for each line: there are two in most calls."""
+        known = {"session": self.session_id}
+        if self.session.request_id:
+            known["request"] = self.session.request_id
+        return self._exchange.log.bind(**known)
+
     def _follow(self, *client: Sink) -> None:
         """Results go to the client, if it is there, and to those who follow the call."""
         self._sinks = (*client, self._record, *self._watchers)
@@ -327,13 +333,13 @@ class Call:
             case Accept(request_id):
                 self._accept(request_id)
             case Refuse(status, headers, body):
-                self._log.info("call.refused", status=status)
+                self._logger().info("call.refused", status=status)
                 self._leg.refuse(status, headers, body)
             case Close(code, reason):
                 self._close_code = self._close_code or code or NO_CODE  # it may have closed before
                 self._client.close(code, reason)
             case Recognised(container, continuity):
-                self._log.info("call.recognised", container=container, continuity=continuity)
+                self._logger().info("call.recognised", container=container, continuity=continuity)
             case Detached() | Resumed() | GivenUp():
                 self._follow_client(event)
             case Broke() | Restored() | Backfilling() | Backfilled() | Gap() | Alert():
@@ -357,15 +363,15 @@ class Call:
     def _follow_client(self, event: Detached | Resumed | GivenUp) -> None:
         match event:
             case Detached():
-                self._log.info("client.detached")
+                self._logger().info("client.detached")
                 self._exchange.detached(self)
             case Resumed(away, audio_offset):
                 self._record.resumes += 1
                 self._exchange.attached(self)
-                self._log.info("client.resumed", away_seconds=round(away, 3), audio_offset=audio_offset)
+                self._logger().info("client.resumed", away_seconds=round(away, 3), audio_offset=audio_offset)
             case GivenUp(away):
                 self._exchange.attached(self)
-                self._log.info("client.given_up", away_seconds=round(away, 3))
+                self._logger().info("client.given_up", away_seconds=round(away, 3))
 
     def _note(self, event: Broke | Restored | Backfilling | Backfilled | Gap | Alert) -> None:
         """What the operator should know of: a log line and a number."""
@@ -376,29 +382,29 @@ class Call:
                 self._metrics.breaks.add(cause)
                 if self.session.stream.is_fruitless and cause != "data_0000":  # that is the audio's fault
                     self._lines.failed(epoch)
-                log = self._log.info if reason == ROTATED else self._log.warning
+                logger = self._logger()
+                log = logger.info if reason == ROTATED else logger.warning
                 log("upstream.broke", epoch=epoch, code=code, reason=reason, owed_seconds=owed)
             case Restored(epoch, replayed):
                 self._metrics.replayed_audio_seconds += replayed
-                self._log.info("upstream.restored", epoch=epoch, replayed_seconds=replayed)
+                self._logger().info("upstream.restored", epoch=epoch, replayed_seconds=replayed)
             case Backfilling(start, stop):
-                self._log.info("backfill.began", start=start, stop=stop)
+                self._logger().info("backfill.began", start=start, stop=stop)
             case Backfilled(outcome, seconds):
                 self._metrics.backfills.add(outcome)
                 self._metrics.backfilled_audio_seconds += seconds
-                self._log.info("backfill.ended", outcome=outcome, seconds=round(seconds, 3))
+                self._logger().info("backfill.ended", outcome=outcome, seconds=round(seconds, 3))
             case Gap(start, stop, reason):
                 self._record.gap(event)
                 self._metrics.gap_seconds.add(reason, stop - start)
-                self._log.error("call.gap", start=start, stop=stop, reason=reason)
+                self._logger().error("call.gap", start=start, stop=stop, reason=reason)
             case Alert(status, text):
                 name = CREDENTIAL_ALARMS[status]
-                self._log.critical(name, status=status, text=text, region=self._lines.region)
+                self._logger().critical(name, status=status, text=text, region=self._lines.region)
 
     def _accept(self, request_id: str) -> None:
         self._metrics.accept_wait.observe(self._loop.time() - self._opened_at)
-        self._log = self._lines.log = self._log.bind(request=request_id)
-        self._log.info("call.accepted", principal=self.principal.id, model=self._model)
+        self._logger().info("call.accepted", principal=self.principal.id, model=self._model)
         if self._record.keeper is not None:
             self._record.keeper.began(
                 Transcript(
@@ -440,7 +446,7 @@ class Call:
 
     def _client_is_slow(self) -> None:
         self._metrics.client_slow += 1
-        self._log.warning("call.client_slow")
+        self._logger().warning("call.client_slow")
         self._leg.close(SLOW if self.session.resumption else TRY_LATER, SLOW_REASON)
 
     def _ended(self, outcome: str) -> None:
@@ -460,7 +466,7 @@ class Call:
             self._exchange.recorder.over(over)
         for observer in self._watchers:
             observer.end(over)
-        self._log.info(
+        self._logger().info(
             "call.ended",
             outcome=outcome,
             audio_seconds=round(seconds, 3),

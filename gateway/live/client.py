@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
@@ -17,6 +17,8 @@ from gateway.deepgram.errors import Refusal
 from gateway.live.head import Head
 from gateway.live.slots import Slots, read_ready
 from gateway.live.wire import RECEIVED, WebSocketLeg
+
+_HANDSHAKE: Final = ("connection", "upgrade", "sec-websocket-", "origin")
 
 
 class ClientOwner(Protocol):
@@ -59,12 +61,11 @@ class ClientLeg(WebSocketLeg):
         super().__init__(ws, max_message_bytes, write_limit)
         self._walks = True
         self.owner: ClientOwner | None = None
-        target = f"{head.path}?{head.query}" if head.query else head.path
+        # Only what it looks at: an SDK's headers are many.
+        headers = Headers([field for field in head.headers if field[0].startswith(_HANDSHAKE)])
         # Both until the 101 is sent, for an hour's call need not keep them:
         self._handshake: ServerProtocol | None = ws
-        self._switch: Response | None = ws.accept(
-            Request(target, Headers(head.headers), head.method, head.protocol)
-        )
+        self._switch: Response | None = ws.accept(Request(head.path, headers, head.method, head.protocol))
         self._slots: Slots | None = None
         self._is_seated = False  # in a slot: the loop does not read from it
         self._paused = False

@@ -91,7 +91,7 @@ class FrontDoor:
         attached = len(self.exchange.calls) - self.exchange.metrics.sessions_detached
         return self.visitors + attached + self.http.connections
 
-    def __call__(self) -> asyncio.Protocol:
+    def __call__(self) -> asyncio.BaseProtocol:
         return _Visitor(self)
 
     def refusal(self) -> Refusal | None:

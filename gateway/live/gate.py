@@ -20,7 +20,11 @@ class DialGate:
 
     async def turn(self, *, is_new: bool) -> None:
         """Returns when the dial may begin; `is_new`: the first one of its call."""
-        joined_at, turn = self._loop.time(), self._loop.create_future()
+        joined_at = self._loop.time()
+        if self._queue.admit(joined_at):
+            self._metrics.dial_wait.observe(0.0)
+            return
+        turn = self._loop.create_future()
         self._queue.join(turn, is_new=is_new)
         self._release()
         try:

@@ -17,7 +17,7 @@ from gateway.session.protocol import SessionProtocol
 class Lines:
     """Does what a session orders upstream, and tells it what comes of that; `turn` is called after.
 
-    `region` is the one that was dialled last; `log` may be replaced by one that knows more.
+    `region` is the one that was dialled last.
     """
 
     def __init__(
@@ -28,11 +28,10 @@ class Lines:
         headers: list[tuple[str, str]],
         turn: Callable[[], None],
         deliver: Callable[[Deliver], None],
-        log: Any,
+        logger: Callable[[], Any],
     ) -> None:
         """`target`: path and query; `headers` of the upgrade request. `deliver`: a result needs no turn."""
         self.region = ""
-        self.log = log
         self._exchange = exchange
         self._metrics = exchange.metrics
         self._session = session
@@ -40,6 +39,7 @@ class Lines:
         self._headers = headers
         self._turn = turn
         self._deliver = deliver
+        self._logger = logger
         self._turn_is_due = False
         self._loop = asyncio.get_running_loop()
         self._legs: dict[int, UpstreamLeg] = {}
@@ -155,23 +155,24 @@ class Lines:
             self._metrics.handshakes.add(handshake_label(exc.status))
             if exc.retryable and exc.status != 429:
                 exchange.regions.failed(region.name, self._loop.time())
-            self.log.warning("upstream.rejected", status=exc.status, region=region.name)
+            self._logger().warning("upstream.rejected", status=exc.status, region=region.name)
             self._session.dial_refused(epoch, exc.status, exc.headers, exc.body, self._loop.time())
         except UpstreamError as exc:
             outcome = "timeout" if isinstance(exc, UpstreamTimeout) else "unavailable"
             exchange.regions.failed(region.name, self._loop.time())
-            self.log.warning("upstream.unreachable", error=str(exc), region=region.name)
+            self._logger().warning("upstream.unreachable", error=str(exc), region=region.name)
             self._session.dial_failed(epoch, self._loop.time())
         except Exception:  # a defect of ours costs this dial; out of here it would end every call there is
             outcome = "unavailable"
-            self.log.exception("upstream.dial_defect", region=region.name)
+            self._logger().exception("upstream.dial_defect", region=region.name)
             self._session.dial_failed(epoch, self._loop.time())
-        else:
+        else:  # the leg has said so itself
             self._metrics.handshakes.add("101")
             self._metrics.dial_seconds.observe(self._loop.time() - started)
         self._metrics.dials.add(outcome)
         self._dials.pop(epoch, None)
-        self._loop.call_soon(self._turn)
+        if outcome != "opened":
+            self._loop.call_soon(self._turn)
 
     def _make_leg(self, base: str, epoch: int) -> UpstreamLeg:
         config = self._exchange.config

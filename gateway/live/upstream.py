@@ -74,9 +74,14 @@ class UpstreamLeg(WebSocketLeg):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        sock = transport.get_extra_info("socket")
-        tune(sock)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        shown = transport.get_extra_info("socket")
+        # uvloop's stand-in makes a socket of its own for every option.
+        sock = socket.socket(shown.family, shown.type, shown.proto, shown.fileno())
+        try:
+            tune(sock)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        finally:
+            sock.detach()
         self.flush()
 
     def handshake_received(self, event: Any) -> None:

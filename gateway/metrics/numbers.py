@@ -125,7 +125,11 @@ class Metrics:
 
     def latency_of(self, model: str | None) -> Histogram:
         """The latency histogram of a model; a session keeps it, so that a result costs one `observe`."""
-        return self.latency.setdefault((model_label(model),), Histogram(table.LATENCY_BUCKETS))
+        key = (model_label(model),)
+        found = self.latency.get(key)
+        if found is None:
+            found = self.latency[key] = Histogram(table.LATENCY_BUCKETS)
+        return found
 
     def on_scrape(self, refresh: Callable[[], None]) -> None:
         """Have `refresh` called before each scrape, to set what is read rather than counted."""

@@ -26,6 +26,13 @@ class DialQueue(Generic[T]):
     def __len__(self) -> int:
         return sum(map(len, self._lines))
 
+    def admit(self, now: float) -> bool:
+        """Whether a dial may go at once, as one that need not wait may; it has had its turn then."""
+        if len(self) or self.ready_at > now:
+            return False
+        self._due = max(self._due, now) + self._interval
+        return True
+
     def join(self, dial: T, *, is_new: bool) -> None:
         """Waits from now on; `is_new`: the first dial of its call."""
         self._lines[not is_new][dial] = None

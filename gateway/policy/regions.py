@@ -21,9 +21,9 @@ class Regions:
 
     def choose(self, now: float) -> int:
         """The index of the first usable region; when none is, of the one that was left alone longest."""
-        usable = (i for i, name in enumerate(self._names) if self._rested_at(name) <= now)
-        longest = min(range(len(self._names)), key=lambda i: self._rested_at(self._names[i]))
-        chosen = next(usable, longest)
+        rested_at = [self._rested_at(name) for name in self._names]
+        usable = (i for i, at in enumerate(rested_at) if at <= now)
+        chosen = next(usable, rested_at.index(min(rested_at)))
         self._tried_at[self._names[chosen]] = now
         return chosen
 

@@ -183,8 +183,7 @@ class Stream:
         )
         # Results that go elsewhere say nothing here.
         stall = math.inf if self._calls_back else config.stall * self._patience
-        self._watch = Watch(clock, stall, config.max_lag)
-        self._watch.opened(0, now)
+        self._watch = Watch(clock, stall, config.max_lag, now)
         limit = clock.length(config.buffer) or config.buffer_bytes
         self.uplink.limit = min(config.buffer_bytes, limit)
 

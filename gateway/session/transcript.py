@@ -328,6 +328,8 @@ class Transcript:
         watermark = timeline.watermark
         if watermark == self._edge[0]:
             return self._edge[1]
+        if not watermark:
+            return 0
         behind = [
             self._last_words(channel) for channel, mark in enumerate(timeline.committed) if mark == watermark
         ]

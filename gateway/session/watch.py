@@ -32,12 +32,12 @@ class Watch:
         "_stall"
     ).split()
 
-    def __init__(self, clock: Clock, stall: float, max_lag: float) -> None:
+    def __init__(self, clock: Clock, stall: float, max_lag: float, now: float) -> None:
         """`stall`: seconds that results may stand still while audio flows; `max_lag`: seconds behind it."""
         self._clock = clock
         self._stall = stall
         self._max_lag = max_lag
-        self.opened(0, 0.0)
+        self.opened(0, now)
 
     def opened(self, sent: int, now: float) -> None:
         """A new connection begins with byte `sent`."""

@@ -91,3 +91,18 @@ def test_wants_websocket(upgrade: str, wanted: bool) -> None:
     """By the Upgrade header, in any case."""
     assert Head("GET", "/", "", (("upgrade", upgrade),)).wants_websocket is wanted
     assert not Head("GET", "/", "", ()).wants_websocket
+
+
+@pytest.mark.parametrize(
+    ("headers", "wanted"),
+    [
+        ((), False),
+        ((("content-length", "0"),), False),
+        ((("content-length", "5"),), True),
+        ((("content-length", "0"), ("content-length", "5")), True),
+        ((("transfer-encoding", "chunked"),), True),
+    ],
+)
+def test_what_announces_a_body(headers: tuple[tuple[str, str], ...], wanted: bool) -> None:
+    """Only a length of nothing is none."""
+    assert Head("GET", "/", "", headers).has_body is wanted

@@ -29,6 +29,18 @@ def test_a_quiet_second_is_a_burst() -> None:
     assert times == pytest.approx([100.0] * 10 + [100.1, 100.2, 100.3])
 
 
+def test_at_once_or_in_line() -> None:
+    """Who finds nobody before it goes at once, as often as the rate allows, and takes a turn by it."""
+    queue = DialQueue[str](2)
+    assert [queue.admit(100.0) for _ in range(3)] == [True, True, False]
+    queue.join("a", is_new=True)
+    assert not queue.admit(102.0), "a waits"
+    assert queue.released(100.4) == []
+    assert queue.released(100.5) == ["a"]
+    assert not queue.admit(100.9)
+    assert queue.admit(101.0)
+
+
 def test_new_calls_and_redials_take_turns() -> None:
     """A new call waits for one redial, not for all of them; and the other way round."""
     queue = DialQueue[str](1)

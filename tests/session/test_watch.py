@@ -19,7 +19,7 @@ NOW = 1_000_000.0
 
 
 def watch(clock: Clock = CLOCK, sent: int = 0) -> Watch:
-    found = Watch(clock, 10.0, 20.0)
+    found = Watch(clock, 10.0, 20.0, NOW)
     found.opened(sent, NOW)
     return found
 
