@@ -74,7 +74,8 @@ async def test_parameters_are_deepgrams_to_judge(stand: Stand, query: str) -> No
 async def test_an_upgrade_with_a_body(stand: Stand, header: tuple[str, str]) -> None:
     """What two readers could end at different places is nobody's call, and costs no dial."""
     emulator, gateway = await both(stand)
-    client = await WireClient.open(gateway.address, TARGET, [*OWN, header])
+    async with await WireClient.open(gateway.address, TARGET, [*OWN, header]) as client:
+        pass  # its answer is read
     assert client.status == 400
     assert "no body" in denied(client)["err_msg"]
     assert not emulator.connections
