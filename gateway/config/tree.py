@@ -206,12 +206,16 @@ class SessionConfig(_Section, frozen=True):
         Meta(
             ge=3,
             description="Seconds of flowing audio without progress of results before a connection is "
-            "replaced; four times that where the client asked for no interims.",
+            "replaced, pauses not counted; four times that where the client asked for no interims.",
         ),
     ] = 10.0
     max_lag: Annotated[
         float,
-        Meta(ge=5, description="Seconds that results may trail the audio sent before it is replaced too."),
+        Meta(
+            ge=5,
+            description="Seconds that results may trail the audio sent before it is replaced too; four times "
+            "that where the client asked for no interims.",
+        ),
     ] = 20.0
     rotate: Annotated[
         float,

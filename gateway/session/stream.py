@@ -182,8 +182,8 @@ class Stream:
             annotate=config.annotate,
         )
         # Results that go elsewhere say nothing here.
-        stall = math.inf if self._calls_back else config.stall * self._patience
-        self._watch = Watch(clock, stall, config.max_lag, now)
+        stall = math.inf if self._calls_back else config.stall
+        self._watch = Watch(clock, stall, config.max_lag, now, self._patience)
         limit = clock.length(config.buffer) or config.buffer_bytes
         self.uplink.limit = min(config.buffer_bytes, limit)
 

@@ -6,6 +6,7 @@ does. All limits are in seconds of our own clock, and our own lateness is never 
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 from gateway.audio.containers import Clock
@@ -28,15 +29,20 @@ class Watch:
     """Told of every result, so it only notes then; what that means is worked out when somebody looks."""
 
     __slots__ = (  # noqa: SIM905 (as in `Stream`)
-        "_base _blocked_since _clock _heard_at _max_lag _pinged_at _progress_at _reached _sent_at_progress "
-        "_stall"
+        "_base _blocked_since _clock _enough _grace _heard_at _looked_at _max_lag _owed_since _pinged_at "
+        "_progress_at _reached _sent_at_progress _sent_before _stall"
     ).split()
 
-    def __init__(self, clock: Clock, stall: float, max_lag: float, now: float) -> None:
-        """`stall`: seconds that results may stand still while audio flows; `max_lag`: seconds behind it."""
+    def __init__(self, clock: Clock, stall: float, max_lag: float, now: float, patience: int = 1) -> None:
+        """`stall`: seconds that results may stand still while audio flows; `max_lag`: seconds behind it.
+
+        `patience`: times as long, as late and as much audio, where results come so much more seldom.
+        """
         self._clock = clock
-        self._stall = stall
-        self._max_lag = max_lag
+        self._stall = stall * patience
+        self._max_lag = max_lag * patience
+        self._enough = ENOUGH_AUDIO * patience
+        self._grace = self._stall - (self._enough if clock.timed else 0.0)
         self.opened(0, now)
 
     def opened(self, sent: int, now: float) -> None:
@@ -45,7 +51,9 @@ class Watch:
         self._heard_at = self._progress_at = now
         self._pinged_at = now
         self._blocked_since: float | None = None
-        self._sent_at_progress = sent
+        self._owed_since: float | None = None  # when enough audio for a result was seen to have none
+        self._looked_at = now
+        self._sent_at_progress = self._sent_before = sent
         self._reached: dict[int, float] = {}
 
     def heard(self, now: float) -> None:
@@ -63,6 +71,7 @@ class Watch:
         if end > self._reached.get(channel, 0.0):
             self._reached[channel] = end
             self._progress_at = now
+            self._owed_since = None
             self._sent_at_progress = sent
 
     def excuse(self, late: float) -> None:
@@ -72,6 +81,8 @@ class Watch:
             self._progress_at += late
             if self._blocked_since is not None:
                 self._blocked_since += late
+            if self._owed_since is not None:
+                self._owed_since += late
 
     def is_fruitless(self, sent: int) -> bool:
         """Whether audio went up and no result has come."""
@@ -90,8 +101,12 @@ class Watch:
         if self._blocked_since is not None and now - self._blocked_since > BLOCKED_FOR:
             return "stalled: Deepgram reads nothing"
         position = self._position(sent)
-        flowed = position - self._position(self._sent_at_progress)
-        if flowed > ENOUGH_AUDIO and now - self._progress_at > self._stall:
+        if self._owed_since is None and self._flowed(position) > self._enough:
+            self._owed_since = now
+        elif self._owed_since is not None and sent == self._sent_before and not self._clock.timed:
+            self._owed_since += now - self._looked_at  # how much is enough is a guess: only flow counts
+        self._looked_at, self._sent_before = now, sent
+        if now >= self._stalled_at:
             return "stalled: audio flows, results do not"
         if self._behind(position) > self._max_lag:
             return "stalled: results fall behind"
@@ -99,10 +114,28 @@ class Watch:
 
     def quiet_for(self, sent: int, now: float) -> float:
         """Seconds in which nothing can become wrong, and no ping due, whatever happens meanwhile."""
-        if self._blocked_since is not None or self._behind(self._position(sent)) > self._max_lag / 2:
+        position = self._position(sent)
+        if self._blocked_since is not None or self._behind(position) > self._max_lag / 2:
             return 0.0
         ping_at = max(self._heard_at, self._pinged_at) + PING_AFTER
-        return min(ping_at, self._heard_at + DEAD_AFTER, self._progress_at + self._stall) - now
+        until = min(ping_at, self._heard_at + DEAD_AFTER, self._stalled_at)
+        if self._owed_since is None:  # the clock runs from when that is seen
+            until = min(until, now + self._enough - self._flowed(position))
+        return until - now
+
+    @property
+    def _stalled_at(self) -> float:
+        """When results have stood still for too long: a client's pauses are no time in which they could come.
+
+        So the clock runs from the audio that was enough for one, less the seconds that this lasts.
+        """
+        if self._owed_since is None:
+            return math.inf
+        return max(self._progress_at + self._stall, self._owed_since + self._grace)
+
+    def _flowed(self, position: float) -> float:
+        """Seconds of audio since results went on."""
+        return position - self._position(self._sent_at_progress)
 
     def _behind(self, position: float) -> float:
         """Seconds that results are behind; 0 where that means nothing."""

@@ -74,6 +74,36 @@ def outcome(book: Playbook) -> list[Output]:
     return [output for output in book.out() if not isinstance(output, Up)]
 
 
+class TestPauses:
+    """No sound, and KeepAlive: what a client does that has nothing to say (faults.md 34)."""
+
+    @pytest.mark.parametrize("pause", [12, 45])
+    @pytest.mark.parametrize("query", [MULAW, LINEAR16, f"encoding=opus&sample_rate={RATE}"])
+    def test_a_pause_costs_no_connection(self, query: str, pause: int) -> None:
+        """Deepgram has as long for its first result after it as for any other."""
+        frame = {MULAW: 0.1, LINEAR16: 0.2}.get(query, 0.8)  # opus: 64 kB/s, be it ever so much
+        book = in_call(query)
+        for n in range(25):
+            book = book >> audio(frame) << ... >> wait(0.1) << ...
+            if n == 20:
+                book = book >> heard(final(0, 2)) << ...
+        for _ in range(pause):
+            book = book >> said(KEEPALIVE) << ... >> wait(1.0) << ...
+        for _ in range(90):
+            book = book >> audio(frame) << ... >> wait(0.1) << ...
+        assert book.epoch == 1
+
+    def test_a_mute_connection_is_noticed_after_one(self) -> None:
+        """Ten seconds of speech without a result, whatever was before."""
+        book = in_call()
+        for _ in range(45):
+            book = book >> said(KEEPALIVE) >> wait(1.0) << ...
+        for n in range(110):
+            book = book >> audio(0.1) << ... >> wait(0.1) << ...
+            assert book.epoch == 1 or n >= 99
+        assert book.epoch == 2
+
+
 class TestLostConnections:
     def test_ending_before_any_audio_is_no_fault(self) -> None:
         """The next dial is the first byte's (faults.md 4)."""

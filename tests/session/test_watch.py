@@ -18,8 +18,8 @@ SECOND = 16_000
 NOW = 1_000_000.0
 
 
-def watch(clock: Clock = CLOCK, sent: int = 0) -> Watch:
-    found = Watch(clock, 10.0, 20.0, NOW)
+def watch(clock: Clock = CLOCK, sent: int = 0, patience: int = 1) -> Watch:
+    found = Watch(clock, 10.0, 20.0, NOW, patience)
     found.opened(sent, NOW)
     return found
 
@@ -28,6 +28,17 @@ def listening(dog: Watch, until: float, step: float = 1.0) -> None:
     """Pongs come, if nothing else."""
     for n in range(int(until / step) + 1):
         dog.heard(NOW + n * step)
+
+
+def talks(dog: Watch, sent: int, since: float, until: float, rate: int = SECOND) -> str:
+    """The first trouble while `rate` bytes go up in each second, looked for every half second."""
+    for n in range(int((until - since) * 2) + 1):
+        now = NOW + since + n / 2
+        dog.heard(now)
+        trouble = dog.trouble(sent + n * rate // 2, now)
+        if trouble:
+            return f"{now - NOW} {trouble}"
+    return ""
 
 
 def test_silence_is_asked_after_and_then_dead() -> None:
@@ -56,8 +67,38 @@ def test_audio_flows_and_results_do_not(seconds: float, after: float, stalled: b
     """It takes both: enough audio, and time (faults.md 14)."""
     dog = watch(sent=4 * SECOND)
     listening(dog, 60)
+    assert dog.trouble(4 * SECOND + int(seconds * SECOND), NOW + 3) == ""
     trouble = dog.trouble(4 * SECOND + int(seconds * SECOND), NOW + after)
     assert ("results do not" in trouble) is stalled
+
+
+@pytest.mark.parametrize(("patience", "at"), [(1, "10.5"), (4, "40.5")])
+def test_who_talks_without_a_pause_is_answered_in_time(patience: int, at: str) -> None:
+    """From the first byte on (faults.md 14)."""
+    assert talks(watch(patience=patience), 0, 0, 60).startswith(at)
+
+
+@pytest.mark.parametrize("pause", [5, 12, 45, 300])
+@pytest.mark.parametrize("unanswered", [0.0, 0.5, 2.9])
+@pytest.mark.parametrize("patience", [1, 4])
+def test_a_pause_is_no_time_for_results(pause: float, unanswered: float, patience: int) -> None:
+    """However long a client was silent, and whatever had no result before: the limit is as long after it."""
+    dog, said = watch(sent=SECOND, patience=patience), unanswered * patience
+    sent, since = SECOND + round(said * SECOND), said + pause
+    assert talks(dog, SECOND, 0, said) == ""
+    assert talks(dog, sent, said, since, rate=0) == ""
+    enough = 10 * patience - said
+    assert talks(dog, sent, since, since + enough - 0.5) == ""
+    last = sent + round((enough - 0.5) * SECOND)
+    assert "results do not" in talks(dog, last, since + enough - 0.5, since + enough + 1)
+
+
+def test_a_pause_of_packets() -> None:
+    """Where bytes say little about seconds, some of them begin the whole limit."""
+    dog = watch(PACKETS)
+    assert talks(dog, 0, 0, 12, rate=0) == ""
+    assert talks(dog, 0, 12, 22, rate=8000) == ""
+    assert "results do not" in talks(dog, 80_000, 22.5, 24, rate=8000)
 
 
 def test_an_old_second_again_is_no_progress() -> None:
@@ -66,6 +107,7 @@ def test_an_old_second_again_is_no_progress() -> None:
     for n in range(1, 13):
         frozen.progressed(0, 1.0, n * SECOND, NOW + n)
         alive.progressed(0, n - 0.5, n * SECOND, NOW + n)
+        assert frozen.trouble(n * SECOND, NOW + n) == "" or n > 10
     assert "results do not" in frozen.trouble(12 * SECOND, NOW + 12)
     assert alive.trouble(12 * SECOND, NOW + 12) == ""
 
@@ -117,10 +159,11 @@ def test_a_new_connection_is_judged_by_itself() -> None:
 
 @pytest.mark.parametrize(("length", "stalled"), [(ENOUGH_BYTES, False), (ENOUGH_BYTES + 1, True)])
 def test_bytes_without_time(length: int, stalled: bool) -> None:
-    """Compressed audio: some kilobytes are enough."""
+    """Compressed audio: some kilobytes are enough, and time while more comes."""
     dog = watch(PACKETS)
     listening(dog, 20)
-    assert (dog.trouble(length, NOW + 11) != "") is stalled
+    assert dog.trouble(length, NOW + 0.5) == ""
+    assert (dog.trouble(length + 1, NOW + 11) != "") is stalled
 
 
 def test_a_container_is_judged_by_its_own_seconds() -> None:
@@ -132,7 +175,8 @@ def test_a_container_is_judged_by_its_own_seconds() -> None:
     dog = watch(clock)
     listening(dog, 20)
     assert dog.trouble(lengths[3], NOW + 11) == ""
-    assert "results do not" in dog.trouble(lengths[4], NOW + 11)
+    assert dog.trouble(lengths[4], NOW + 11) == ""
+    assert "results do not" in dog.trouble(lengths[4], NOW + 18.5)
     dog.progressed(0, 11.0, lengths[10], NOW + 20)
     clock.forget(lengths[10])
     assert dog.trouble(lengths[31], NOW + 21) == ""
