@@ -37,7 +37,6 @@ class Outcome(NamedTuple):
     passing: int
     failing: int
     seconds: float
-    output: str
 
 
 def tried(name: str, examples: int, seed: int) -> Outcome:
@@ -56,10 +55,10 @@ def tried(name: str, examples: int, seed: int) -> Outcome:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     counts = [(int(passing), int(failing)) for passing, failing in _COUNTS.findall(done.stdout)]
     failing = sum(failing for _, failing in counts) or int(done.returncode != 0 or not counts)
-    outcome = Outcome(
-        name, sum(passing for passing, _ in counts), failing, time.monotonic() - began, done.stdout
-    )
+    outcome = Outcome(name, sum(passing for passing, _ in counts), failing, time.monotonic() - began)
     print(f"{name}: {outcome.passing} schedules in {outcome.seconds:.0f} s, {failing} failed", flush=True)
+    if failing:
+        print(done.stdout, flush=True)  # at once: there are hours to come
     return outcome
 
 
@@ -102,9 +101,6 @@ def main() -> int:
     tree = commit()
     with ThreadPoolExecutor(options.jobs) as pool:
         outcomes = list(pool.map(lambda name: tried(name, options.examples, options.seed), PROPERTIES))
-    for outcome in outcomes:
-        if outcome.failing:
-            print(outcome.output)
     if options.report:
         options.report.write_text(report(outcomes, options.seed, tree))
     return 1 if any(outcome.failing for outcome in outcomes) else 0
