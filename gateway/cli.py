@@ -31,7 +31,8 @@ INTERRUPTED: Final = 130
 
 EXIT_CODES: Final = {
     OK: "The command did what it was asked; `serve` was stopped by SIGTERM or SIGINT and has drained.",
-    FAILED: "It failed while it ran: a server refused or was not reached, a stream or a recording failed.",
+    FAILED: "It failed while it ran: a server refused or was not reached, a stream or a recording failed, or "
+    "a second signal cut `serve` short.",
     MISUSED: "Wrong arguments, settings or input file, no API key, or an address that cannot be listened on.",
     INTERRUPTED: "Ctrl-C.",
 }
