@@ -177,5 +177,7 @@ def _queue(exchange: Exchange, store: Store, worker: Worker | None) -> JobQueue:
     try:
         from gateway.prerecorded.fleet import FleetQueue
     except ModuleNotFoundError:
-        raise ConfigError("jobs.backend: 'fleet' needs bullmq: pip install 'gateway[fleet]'") from None
+        raise ConfigError(
+            "jobs.backend: 'fleet' needs bullmq; in Gateway's source: pip install '.[fleet]'"
+        ) from None
     return FleetQueue(store, worker, config, metrics=exchange.metrics, log=log, clock=clock)

@@ -129,7 +129,9 @@ class _Postgres:
                 pool_pre_ping=True,
             )
         except ModuleNotFoundError:
-            raise ConfigError("store.url: PostgreSQL needs asyncpg: pip install 'gateway[fleet]'") from None
+            raise ConfigError(
+                "store.url: PostgreSQL needs asyncpg; in Gateway's source: pip install '.[fleet]'"
+            ) from None
         self._reading = self._engine.execution_options(isolation_level="AUTOCOMMIT")
 
     async def transact(self, op: Op[T]) -> T:

@@ -44,7 +44,9 @@ def test_what_is_no_place(url: str) -> None:
 def test_postgresql_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     """One line that says what to install."""
     monkeypatch.setitem(sys.modules, "asyncpg", None)
-    with pytest.raises(ConfigError, match=r"^store\.url: .* pip install 'gateway\[fleet\]'$"):
+    with pytest.raises(
+        ConfigError, match=r"^store\.url: PostgreSQL needs asyncpg; .* pip install '\.\[fleet\]'$"
+    ):
         connect(make_url("postgresql+asyncpg://h/d"))
 
 

@@ -24,7 +24,9 @@ def engine_for(name: str, knobs: Knobs) -> Engine:
     try:
         from gateway.emulator.engines.asr import AsrEngine
     except ImportError as error:
-        raise ConfigError("engine: asr needs the extra: pip install 'gateway[asr]'") from error
+        raise ConfigError(
+            "engine: asr needs moonshine-voice; in Gateway's source: pip install '.[asr]'"
+        ) from error
     return AsrEngine(knobs.asr_max_streams)
 
 
