@@ -55,6 +55,7 @@ from gateway.session.states import Input, State, after
 from gateway.session.stream import Delays, Owner, Stream
 from gateway.session.timers import Timers
 from gateway.session.uplink import Repeat
+from gateway.session.watch import LATE
 
 FULL_WAIT = 1.0
 """Seconds until a client that was stopped for want of room is looked at again."""
@@ -370,6 +371,9 @@ class SessionProtocol:
 
     def handle_timer(self, now: float) -> None:
         """Does what is due; being early does no harm."""
+        due = self.get_timer()
+        if due is not None and now - due > LATE:
+            self._last_heard = now  # what the client said meanwhile is still unread
         for timer, _ in self._timers.due(now):
             match timer:
                 case Timer.ACCEPT_WAIT:
@@ -548,7 +552,10 @@ class SessionProtocol:
         due = max(self._last_heard, self.stream.uplink.relayed_at) + self._config.client_idle
         if now < due:
             self._timers.set(Timer.CLIENT_IDLE, due)
-        elif self.state in (State.STREAMING, State.RECONNECTING):
+        elif self.state not in DEAF and self._may_return:
+            self._events.append(Close(INTERNAL, NET_0001))  # perhaps its network is gone, and nobody knows
+            self._detach(now)
+        elif self.state not in DEAF:
             self._finish(self._recogniser.close_stream, Close(INTERNAL, NET_0001), Input.FINISHED, now)
 
     def _stop_reading(self, now: float) -> None:

@@ -85,6 +85,23 @@ async def test_many_lost_connections(stand: Stand, monkeypatch: pytest.MonkeyPat
     assert (stream.complete, stream.close_code, stream.dropped_seconds) == (True, 1000, 0.0)
 
 
+async def test_silence_that_nobody_explains(stand: Stand) -> None:
+    """The gateway takes a half-open network for idleness; who comes back has its session (faults.md 30)."""
+    emulator = await stand.emulator(**BRISK_WINDOWS)
+    gateway = await stand.gateway(emulator.url, session={"client_idle": 0.5})
+    audio, said = call(20)
+    async with network(gateway) as proxy:
+        stream = ResumingStream(listen_url(proxy.url, AUDIO), microphone(audio), key="k", silence=1.5)
+        listening = asyncio.create_task(listen(stream))
+        await asyncio.sleep(0.6)
+        link = proxy.open_link("t")
+        assert link
+        link.half_open(60)
+        messages = await listening
+    assert check(messages, audio, said) == [True]
+    assert (stream.complete, stream.close_code) == (True, 1000)
+
+
 async def test_a_restarted_gateway(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process answers, which knows nothing: what had no final is heard anew, times go on."""
     monkeypatch.setattr("gateway.client.resuming.LAST_CEILING", 0.2)

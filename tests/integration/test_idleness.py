@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import pytest
@@ -125,6 +126,23 @@ async def test_any_frame_is_a_sign_of_life(stand: Stand, frame: str | bytes) -> 
         await ws.send(CLOSE_STREAM)
         await read(ws)
         assert ws.close_code == 1000
+
+
+async def test_our_own_stall_is_not_the_clients(stand: Stand) -> None:
+    """Who talks on is not closed, however late it is read: by the loop or in a slot (faults.md 51)."""
+    emulator = await stand.emulator()
+    gateway = await stand.gateway(emulator.url, session={"client_idle": 0.6}, server={"batch_ms": 100})
+
+    async def talk(stall: float) -> int | None:
+        async with dial(gateway) as ws:
+            for n in range(12):
+                await ws.send(b"\xff" * 800)
+                await asyncio.sleep(0.1)
+                if n == 4:
+                    time.sleep(stall)  # noqa: ASYNC251 - the stall is the point
+            return ws.close_code
+
+    assert await asyncio.gather(talk(1.2), *(talk(0) for _ in range(5))) == [None] * 6
 
 
 async def test_the_rule_can_be_off(stand: Stand) -> None:

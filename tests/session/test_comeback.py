@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.config import ResumeConfig
+from gateway.deepgram.errors import NET_0001
 from gateway.deepgram.recogniser import ListenV2
 from gateway.session.events import (
     Accept,
@@ -170,6 +171,17 @@ class TestDetached:
         book = book >> heard(final(0, 0.1)) << ... >> heard(metadata(0.1)) >> lost(1000)
         assert book.out()[-2:] == [HangUp(1), Ended("completed")]
 
+    def test_silence_is_a_loss(self) -> None:
+        """A dead network tells nobody: the kernel needs longer than we wait for a frame (faults.md 30)."""
+        book = in_call(client_idle=10) >> audio(0.2) << up(0, 0.2) >> heard(final(0, 0.1)) << numbered(1)
+        book = book >> wait(9.9) << ... >> wait(0.1) << Close(1011, NET_0001) << Detached() << Up(FINALIZE)
+        book = book >> heard(final(0.1, 0.2)) << numbered(2) >> wait(4)
+        assert book.out() == [Up(KEEPALIVE)]
+        book = book >> gone() >> returned("token-1", 0)
+        resumed(0.2, 1, "token-2", 4.0)(book)
+        book = book << numbered(1, start=0) << numbered(2, start=0.1) >> audio(0.1) << up(0.2, 0.3)
+        book >> wait(9.9) << ... >> wait(0.1) << Close(1011, NET_0001) << Detached() << Up(FINALIZE)
+
     def test_the_connection_is_held_then_ended(self) -> None:
         """Kept alive for a while; audio that comes later goes to another, on the same clock."""
         book = in_call() >> audio(0.2) << up(0, 0.2) >> gone() << Detached() << Up(FINALIZE)
@@ -239,7 +251,7 @@ class TestDetached:
         resumed(0.1, 2, "token-2", 14.0)(book)
         book = book >> wait(9.9) << ...
         assert book.session.state is State.STREAMING
-        assert Up(CLOSE) in (book >> wait(0.2)).out()
+        assert Detached() in (book >> wait(0.2)).out()
 
     def test_nothing_to_finalise(self) -> None:
         """No dial for the sake of a Finalize."""

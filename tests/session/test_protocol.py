@@ -74,6 +74,16 @@ def flux(**settings: Any) -> Playbook:
     return Playbook(FLUX, ListenV2(), **settings) << Dial(1) >> opened() << Accept("rid")
 
 
+def away(seconds: float) -> Step:
+    """The loop stands still."""
+
+    def step(book: Playbook) -> None:
+        book.now += seconds
+        book.session.handle_timer(book.now)
+
+    return step
+
+
 def went_up(outputs: list[Output]) -> bytes:
     """The audio among them."""
     messages = (output.message for output in outputs if isinstance(output, Up))
@@ -387,6 +397,13 @@ class TestIdleClients:
         book >> wait(2) << Up(CLOSE) >> heard(final(0, 0.02)) << window(0, 0.02)
         book >> heard(metadata(0.02)) >> lost(1000) << delivered(metadata(0.02))
         book << Close(1011, NET_0001) << HangUp(1) << Ended("completed")
+
+    @pytest.mark.parametrize("at", [3.9, 4.0])
+    def test_our_own_lateness_is_not_the_clients(self, at: float) -> None:
+        """We were away until shortly before its time was up, or longer: it has all of it once more."""
+        book = in_call(client_idle=4) >> wait(1) >> away(at - 1) << ... >> wait(3.9) << ...
+        assert book.session.state is State.STREAMING
+        book >> wait(0.1) << Up(CLOSE)
 
     def test_any_frame_is_a_sign_of_life(self) -> None:
         """KeepAlive, audio, even nonsense."""
