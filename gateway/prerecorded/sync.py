@@ -198,7 +198,7 @@ def _hidden(answer: Answer) -> Answer:
 
 async def _end(task: asyncio.Task[Any]) -> None:
     """Its failure, if it has one, is told elsewhere."""
-    task.cancel()
-    await asyncio.wait({task})
+    if task.cancel():
+        await asyncio.wait({task})
     if not task.cancelled():
         task.exception()

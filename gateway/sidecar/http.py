@@ -8,7 +8,7 @@ from typing import Final, Self
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-READ_AHEAD_BYTES: Final = 16_384
+READ_AHEAD_BYTES: Final = 65_536
 """Of a body: with twice that unread, its sender has to wait."""
 LINGERING: Final = 1.0
 """Seconds in which a body that was refused is read on, so that its sender gets to see the answer: closing

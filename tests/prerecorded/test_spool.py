@@ -77,6 +77,21 @@ async def test_what_is_written_is_read_while_it_comes(spool: Spool) -> None:
         assert (file.size, file.length) == (2 * len(PIECE), 2 * len(PIECE))
 
 
+async def test_the_last_byte_makes_it_whole(spool: Spool) -> None:
+    """Where the length is known all else is given as it comes."""
+    async with spool.open(2 * len(PIECE)) as file:
+        reader = file.chunks()
+        await file.write(PIECE)
+        assert await anext(reader) == PIECE
+        await file.write(PIECE)
+        assert await anext(reader) == PIECE[:-1]
+        rest = asyncio.ensure_future(anext(reader))
+        await asyncio.sleep(0.01)
+        assert not rest.done()
+        file.finish()
+        assert await rest == PIECE[-1:]
+
+
 @pytest.mark.parametrize("seed", range(5))
 async def test_every_byte_in_order(spool: Spool, seed: int) -> None:
     """Whatever the pieces, and however far the disk is behind them."""
@@ -139,8 +154,8 @@ async def test_a_full_disk(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> Non
 
     async with spool.open() as file:
         monkeypatch.setattr(os, "pwrite", full)
-        await file.write(PIECE)
-        for again in (file.digest(), file.keep("x"), file.write(PIECE)):
+        await file.write(PIECE)  # too little to be worth a look at the disk
+        for again in (file.write(bytes(MOST_BEHIND)), file.digest(), file.keep("x"), file.write(PIECE)):
             with pytest.raises(SpoolFull, match="No space left"):
                 await again
     assert spool.used == 0
