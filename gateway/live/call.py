@@ -363,6 +363,7 @@ class Call:
     def _follow_client(self, event: Detached | Resumed | GivenUp) -> None:
         match event:
             case Detached():
+                self._follow()
                 self._logger().info("client.detached")
                 self._exchange.detached(self)
             case Resumed(away, audio_offset):
