@@ -38,9 +38,13 @@ class Recordings:
         )
         self._keeper: Keeper | None = None
         if store is not None:
-            stores = config.store.prerecorded
             self._keeper = Keeper(
-                store, stores=stores, clock=exchange.clock, metrics=metrics, log=exchange.log
+                store,
+                stores=config.store.prerecorded,
+                new_id=exchange.mint_request_id,
+                clock=exchange.clock,
+                metrics=metrics,
+                log=exchange.log,
             )
             self.sync.on_result = self._keeper.keep
         metrics.on_scrape(lambda: setattr(metrics, "spool_bytes", self.spool.used))

@@ -73,7 +73,12 @@ class SidecarConfig(_Section, frozen=True):
         float, Meta(gt=0, description="Seconds an HTTP client has to send its complete request headers.")
     ] = 10.0
     max_observers: Annotated[
-        int, Meta(ge=0, description="Most who watch live calls at once (/v1/sessions/{id}/events).")
+        int,
+        Meta(
+            ge=0,
+            description="Most who watch live calls at once (/v1/sessions/{id}/events), and as many who "
+            "watch jobs.",
+        ),
     ] = 100
 
 
@@ -186,8 +191,9 @@ class SessionConfig(_Section, frozen=True):
     allow_callback: Annotated[
         bool,
         Meta(
-            description="Let callers have live results sent to an address of theirs (callback=). Such a call "
-            "ends when its connection to Deepgram is lost: another one would call back anew, from zero."
+            description="Let callers have results sent to an address of theirs (callback=), those of "
+            "POST /v1/listen too. Such a call ends when its connection to Deepgram is lost: another one "
+            "would call back anew, from zero."
         ),
     ] = False
     annotate: Annotated[
@@ -468,7 +474,7 @@ class JobsConfig(_Section, frozen=True):
         Literal["default", "enterprise"],
         Meta(
             description="What `concurrency` and `attempts` are while they are 0: 10 and 3 by default; 20 and "
-            "5 for an enterprise's own region pool."
+            "6, which are five retries, for an enterprise's own region pool."
         ),
     ] = "default"
     concurrency: Annotated[
@@ -538,7 +544,7 @@ class JobsConfig(_Section, frozen=True):
     @property
     def most_attempts(self) -> int:
         """Attempts at a job before it has failed."""
-        return self.attempts or (5 if self.profile == "enterprise" else 3)
+        return self.attempts or (6 if self.profile == "enterprise" else 3)
 
 
 class AuthConfig(_Section, frozen=True):

@@ -47,6 +47,16 @@ class ListenQuery:
         """Whether any value of `name` is more than nothing."""
         return any(self._values.get(name, ()))
 
+    def keeps_words(self) -> bool:
+        """Whether what is said may be stored: a client says no by `gw_store=false`.
+
+        Raises ValueError for what is neither true nor false: who wants nothing stored must not misspell it.
+        """
+        asked = self.get("gw_store")
+        if asked not in (None, "true", "1", "false", "0"):
+            raise ValueError(f"gw_store: true or false is needed, not {asked[:20]!r}")
+        return asked not in ("false", "0")
+
     def flag(self, name: str) -> bool:
         return self.get(name) == "true"
 

@@ -97,12 +97,9 @@ def said(raw: bytes) -> Said | None:
 def may_store(query: ListenQuery) -> bool:
     """Whether a call's words may be kept: the client says no by `gw_store`, or has them sent elsewhere.
 
-    Raises ValueError for a `gw_store` that is neither: who wants nothing stored must not misspell it.
+    Raises ValueError for a `gw_store` that is neither true nor false.
     """
-    asked = query.get("gw_store")
-    if asked not in (None, "true", "1", "false", "0"):
-        raise ValueError(f"gw_store: true or false is needed, not {asked[:20]!r}")
-    return asked not in ("false", "0") and not query.has("callback")
+    return query.keeps_words() and not query.has("callback")
 
 
 class _Final(msgspec.Struct, frozen=True, gc=False):

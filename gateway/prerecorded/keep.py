@@ -37,6 +37,7 @@ class _Results(msgspec.Struct, frozen=True):
 
 
 class _Metadata(msgspec.Struct, frozen=True):
+    request_id: str = ""
     duration: float | None = None
 
 
@@ -59,14 +60,20 @@ def transcript(
     query: str = "",
     metadata: bytes | None = None,
 ) -> Transcript:
-    """The row for Deepgram's `response`. Raises msgspec.DecodeError for what is none."""
-    read = msgspec.json.decode(response, type=_Response)
+    """The row for Deepgram's `response`; without a `request_id`, that of the response is taken.
+
+    Raises msgspec.DecodeError for what is none.
+    """
+    try:
+        read = msgspec.json.decode(response, type=_Response)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(f"it is no JSON: {error}") from None
     said = [channel.alternatives[0].transcript for channel in read.results.channels if channel.alternatives]
     return Transcript(
         id=id,
         principal=principal,
         source=source,
-        request_id=request_id,
+        request_id=request_id or read.metadata.request_id,
         query=query,
         metadata=metadata,
         duration=read.metadata.duration,
@@ -91,9 +98,20 @@ class Keeper:
     """Stores what the synchronous route transcribed; its clients do not wait for that."""
 
     def __init__(
-        self, store: Store, *, stores: bool, clock: Callable[[], float], metrics: Metrics, log: Any
+        self,
+        store: Store,
+        *,
+        stores: bool,
+        new_id: Callable[[], str],
+        clock: Callable[[], float],
+        metrics: Metrics,
+        log: Any,
     ) -> None:
-        """`stores`: words too, not only how many seconds they took. `clock` is `time.time`."""
+        """`stores`: words too, not only how many seconds they took. `clock` is `time.time`.
+
+        `new_id` names a transcript whose request Deepgram has not named.
+        """
+        self._new_id = new_id
         self._stores = stores
         self._store = store
         self._clock = clock
@@ -124,6 +142,8 @@ class Keeper:
         try:
             # In a thread, since a long response takes long to be read.
             made = await asyncio.to_thread(row, query=order.query.for_deepgram().raw, **said)
+            if not made.id:
+                made = msgspec.structs.replace(made, id=made.request_id or self._new_id())
             stored = self._stores and order.query.get("gw_store") not in ("false", "0")
             await self._store.write(partial(save, made=made, stored=stored))
         except (msgspec.DecodeError, StoreError) as error:

@@ -1,7 +1,8 @@
 """How long a recording is, as far as can be told without decoding it. Blocking: for a thread.
 
 tinytag reads WAV, MP3, FLAC, Ogg, M4A, AIFF and WMA. PyAV (extra `media`) reads the rest: WebM, AMR, raw AAC.
-Headers can lie: `route.is_plausible` holds what they say against the bytes.
+Headers can lie. Where the codec tells how long so many bytes are at least, less is not believed; what others
+say `route.is_plausible` holds against the bytes.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ NO_AUDIO: Final = {
 MIN_WAV_BYTES: Final = 44
 UNKNOWN_BYTES: Final = 0x7FFF_0000
 """A header that is written before the length is known names that many bytes or more, or none."""
+MPEG_BYTES_PER_SECOND: Final = 40_000.0
+"""The highest rate of MP3 (ISO/IEC 11172-3), which is 320 kbit/s."""
 MAX_PACKETS: Final = 2_000_000
 """More are not counted: eleven hours of 20 ms each."""
 
@@ -41,8 +44,10 @@ def duration(file: BinaryIO, size_bytes: int, query: ListenQuery) -> float | Non
     if clock is not None:
         return clock.seconds(size_bytes) or None
     file.seek(0)
-    if not _is_adts(file.read(2)):  # of which tinytag counts no more than the first frames
-        seconds = _by_tags(file)
+    start = file.read(3)
+    if not _is_adts(start[:2]):  # of which tinytag counts no more than the first frames
+        fastest = MPEG_BYTES_PER_SECOND if start == b"ID3" or start[:1] == b"\xff" else None
+        seconds = _by_tags(file, size_bytes, fastest)
         if seconds is not None:
             return seconds
     return _by_packets(file) if importlib.util.find_spec("av") else None
@@ -75,13 +80,17 @@ def _is_adts(start: bytes) -> bool:
     return len(start) == 2 and start[0] == 0xFF and start[1] & 0xF6 == 0xF0
 
 
-def _by_tags(file: BinaryIO) -> float | None:
+def _by_tags(file: BinaryIO, size_bytes: int, fastest: float | None) -> float | None:
+    """What the header says; or as long as the bytes are at least, `fastest` of them a second, if longer."""
     file.seek(0)
     try:
-        seconds = TinyTag.get(file_obj=file, tags=False).duration
+        found = TinyTag.get(file_obj=file, tags=False)
+        if found.samplerate and found.channels and found.bitdepth:  # no codec without loss takes more
+            fastest = found.samplerate * found.channels * found.bitdepth / 8
     except (TinyTagException, OSError, ValueError, ArithmeticError, LookupError):
         return None  # what it cannot read it says by more than its own exception
-    return _sane(seconds)
+    seconds = _sane(found.duration)
+    return seconds if seconds is None or fastest is None else max(seconds, size_bytes / fastest)
 
 
 def _by_packets(file: BinaryIO) -> float | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from typing import Any, Final, Protocol
 
 from gateway.config import JobsConfig
@@ -192,7 +192,7 @@ class Jobs:
         if after and after.state == "queued":
             await self.queue.enqueue([after])
 
-    async def states(self, job_id: str, principal: str) -> AsyncIterator[Job]:
+    async def states(self, job_id: str, principal: str) -> AsyncGenerator[Job, None]:
         """The job, and again with each new state or attempt, until it has ended. Raises StoreError."""
         seen: tuple[JobState, int] | None = None
         with self._changes.watch(job_id) as changed:

@@ -64,7 +64,7 @@ def read(fields: Mapping[str, Any], query: ListenQuery) -> TranscribeRequest:
         priority=_priority(said.get("priority", 5)),
         callback=_url(said, "callback"),
         metadata=_metadata(said.get("metadata")),
-        store=_flag(said.get("store", True)),
+        store=_flag(said.get("store", True)) and _keeps_words(query),
     )
 
 
@@ -75,6 +75,8 @@ def _options(fields: Mapping[str, Any], query: ListenQuery) -> str:
     for name, value in fields.items():
         if name in OWN:
             continue
+        if name.startswith(OWN_PREFIX):
+            raise BadField(name[:64], "is said in the query")
         if not _OPTION.fullmatch(name):
             raise BadField(name[:64], "is no option that Deepgram could have")
         if name in named:
@@ -164,6 +166,13 @@ def _metadata(value: Any) -> msgspec.Raw | None:
     if len(raw) > MAX_METADATA_BYTES:
         raise BadField("metadata", f"at most {MAX_METADATA_BYTES} bytes of JSON are kept")
     return msgspec.Raw(raw)
+
+
+def _keeps_words(query: ListenQuery) -> bool:
+    try:
+        return query.keeps_words()
+    except ValueError:
+        raise BadField("gw_store", "true or false is needed") from None
 
 
 def _flag(value: Any) -> bool:

@@ -250,7 +250,7 @@ class Worker:
         while True:
             try:
                 written = await self._store.write(partial(self._write, job=after))
-            except StoreError as exc:
+            except Exception as exc:  # also a defect of ours in what belongs to the end
                 self._log.warning("job.end_not_written", job=job.id, error=str(exc))
                 refused += self._store.healthy
                 if refused == MOST_REFUSED:  # it is not the store that is wrong

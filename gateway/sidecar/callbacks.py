@@ -14,7 +14,7 @@ from gateway.prerecorded.notify import Notifier
 from gateway.prerecorded.request import BadField
 from gateway.sidecar.api import Operation
 from gateway.sidecar.guard import Guard, Refused, json_answer
-from gateway.sidecar.paging import page_of, page_size, page_start
+from gateway.sidecar.paging import asked_id, page_of, page_size, page_start
 from gateway.store.deliveries import Delivery, DeliveryState
 
 NOT_FOUND: Final = Refusal(404, "NOT_FOUND", "There is no such delivery.")
@@ -103,13 +103,13 @@ class DeliveryRoutes:
         return json_answer(DeliveryPage([document(one) for one in page], cursor))
 
     async def _show(self, request: web.Request, caller: Principal) -> web.Response:
-        found = await self._notifier.get(caller.id, request.match_info["id"])
+        found = await self._notifier.get(caller.id, asked_id(request))
         if found is None:
             raise Refused(NOT_FOUND)
         return json_answer(document(found))
 
     async def _retry(self, request: web.Request, caller: Principal) -> web.Response:
-        found = await self._notifier.retry(caller.id, request.match_info["id"])
+        found = await self._notifier.retry(caller.id, asked_id(request))
         if found is None:
             raise Refused(NOT_FOUND)
         return json_answer(document(found), 202)

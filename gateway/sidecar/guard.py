@@ -67,8 +67,8 @@ class Guard:
                 return await handle(request, self._authenticator.authenticate(credential))
             except Exception as exc:
                 refused = self._refused(exc)
-                if refused is None:
-                    raise
+                if refused is None or request.writer.output_size:
+                    raise  # an answer that has begun can only be broken off, which aiohttp does
             if not request.content.at_eof():
                 refused.force_close()  # what is left of the body must not be taken for a request
             return refused

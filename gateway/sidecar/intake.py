@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
@@ -38,6 +39,7 @@ SLOW_DOWN: Final = 5
 DOWN: Final = Refusal(503, "UNAVAILABLE", "Jobs cannot be taken or shown now.", retry_after=5)
 SLOW_FORM: Final = Refusal(408, "SLOW_UPLOAD", f"A part of the form takes longer than {GRACE:g} s to begin.")
 
+_MEDIA_TYPE: Final = re.compile(r"[!-~]{1,63}/[!-~]{1,63}( ?;[ -~]{0,255})?")
 _NO_FORM: Final = (ValueError, AssertionError, LookupError, HttpProcessingError, web.RequestPayloadError)
 """What aiohttp's reader raises for what is no form, or none of its own boundary."""
 
@@ -109,13 +111,14 @@ class Intake:
         if not request.content_type.startswith(AUDIO):
             text = f"Content-Type: {request.content_type} is no audio."
             raise Refused(Refusal(415, "UNSUPPORTED_MEDIA_TYPE", text))
+        media_type = _checked(request.content_type)
         wanted = read({}, query)
         if wanted.url:
             raise BadField("url", "there is audio in the request")
         async with self._spool.open(request.content_length) as file:
             await self._receive(request.content, file)
             await self._judge(file, wanted, "body")
-            yield Recording(wanted, file, request.content_type)
+            yield Recording(wanted, file, media_type)
 
     async def check(self, wanted: TranscribeRequest) -> None:
         """Whether the addresses in a request may be gone to. Raises BadField."""
@@ -153,7 +156,7 @@ class Intake:
                     text = await take_small(_Part(part), limit=FIELD_BYTES, min_rate=rate)
                     fields.setdefault(part.name, []).append(text.decode())
                 elif file is None:
-                    media_type = part.headers.get("Content-Type", "application/octet-stream")
+                    media_type = _checked(part.headers.get("Content-Type", "application/octet-stream"))
                     name = part.name
                     file = await stack.enter_async_context(self._spool.open())
                     await self._receive(_Part(part), file)
@@ -185,6 +188,13 @@ class Intake:
         limit, rate = self._config.jobs.max_upload_bytes, self._config.prerecorded.min_upload_rate
         await take(body, file, limit=limit, min_rate=rate)
         file.finish()
+
+
+def _checked(media_type: str) -> str:
+    """One that can be stored and sent on. Raises Refused."""
+    if not _MEDIA_TYPE.fullmatch(media_type):
+        raise Refused(Refusal(415, "UNSUPPORTED_MEDIA_TYPE", "Content-Type: is no media type."))
+    return media_type
 
 
 class _Part:

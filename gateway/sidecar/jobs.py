@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, Final
 
 import msgspec
 from aiohttp import web
-from aiohttp_sse import sse_response
 
 from gateway.auth import Principal
 from gateway.config import Config
@@ -19,15 +19,18 @@ from gateway.errors import StoreConflict, StoreError
 from gateway.prerecorded.queue import Jobs
 from gateway.prerecorded.request import BadField, TranscribeRequest, read
 from gateway.prerecorded.spool import Spool, SpoolFile
+from gateway.sidecar import events
 from gateway.sidecar.api import Operation
 from gateway.sidecar.guard import ManyRefused, Refused, Wrong, json_answer
 from gateway.sidecar.intake import MEDIA, Intake
-from gateway.sidecar.paging import page_of, page_size, page_start
+from gateway.sidecar.paging import asked_id, page_of, page_size, page_start
 from gateway.store.job import STATES, Job, JobError, JobRoute, JobState
 
 NOT_KEPT: Final = Refusal(
     422, "NO_JOBS", "auth.upstream is 'client': a job would need your credential, which is not kept."
 )
+
+TOO_MANY: Final = Refusal(503, "UNAVAILABLE", "As many watch jobs as are let in.", retry_after=30)
 
 
 class JobDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -100,6 +103,7 @@ class JobRoutes:
         self._config = config
         self._new_id = new_id
         self._clock = clock
+        self._watchers = 0
 
     def operations(self) -> list[Operation]:
         one, guarded = JobDocument, self._intake.guarded
@@ -165,11 +169,25 @@ class JobRoutes:
         seen = request.headers.get("Last-Event-ID")
         if job.ended_at and seen == _event_id(job):
             return web.Response(status=204)  # which tells an EventSource not to come again
-        async with sse_response(request) as response:
-            async for state in self._jobs.states(job.id, caller.id):
-                if _event_id(state) != seen:
-                    data = msgspec.json.encode(document(state)).decode()
-                    await response.send(data, id=_event_id(state), event="job")
+        if self._watchers >= self._config.sidecar.max_observers:
+            raise Refused(TOO_MANY)
+        self._watchers += 1
+        try:
+            return await self._events(request, self._jobs.states(job.id, caller.id), seen)
+        finally:
+            self._watchers -= 1
+
+    async def _events(
+        self, request: web.Request, states: AsyncGenerator[Job, None], seen: str | None
+    ) -> web.StreamResponse:
+        response = await events.opened(request)
+        # Whoever left, or does not read, is gone. With the store down the stream ends, to be asked for again.
+        with contextlib.suppress(ConnectionError, TimeoutError, StoreError):
+            async with response, contextlib.aclosing(states):
+                async for state in states:
+                    if _event_id(state) != seen:
+                        data = msgspec.json.encode(document(state)).decode()
+                        await response.send(data, id=_event_id(state), event="job")
         return response
 
     async def _cancel(self, request: web.Request, caller: Principal) -> web.StreamResponse:
@@ -305,7 +323,7 @@ class JobRoutes:
             raise Refused(Refusal(409, "JOB_EXISTS", f"id: {exc} is the id of another job.")) from None
 
     async def _found(self, request: web.Request, caller: Principal) -> Job:
-        job = await self._jobs.get(request.match_info["id"], caller.id)
+        job = await self._jobs.get(asked_id(request), caller.id)
         if job is None:
             raise Refused(Refusal(404, "NOT_FOUND", f"id: there is no job {request.match_info['id'][:128]}."))
         return job

@@ -34,6 +34,9 @@ SPOOL_FULL: Final = Refusal(
 UNREACHABLE: Final = Refusal(503, "Service Unavailable", "The gateway cannot reach Deepgram.", retry_after=5)
 LATE: Final = Refusal(504, "GATEWAY_TIMEOUT", "Deepgram has not answered in time.")
 ENCODED: Final = Refusal(415, "UNSUPPORTED_MEDIA_TYPE", "Content-Encoding: send the body as it is.")
+CALLBACK: Final = Refusal(
+    400, "Bad Request", "callback: the answer goes to the caller only; see session.allow_callback."
+)
 NOT_ASCII: Final = Refusal(400, "Bad Request", "The query is not percent-encoded.")
 
 
@@ -122,6 +125,7 @@ class Listen:
         if objection is not None:
             raise objection
         query = ListenQuery(request.raw_path.partition("?")[2])
+        self._may_ask(query)
         authorization = upstream_authorization(self._config.auth.upstream, credential, self._api_key)
         up = forwarded(headers, authorization)
         up += [(name, value) for name, value in headers if name == "content-type"]
@@ -148,6 +152,16 @@ class Listen:
         if (request.content_length or 0) > limits.max_sync_bytes:
             return too_large(limits.max_sync_bytes)
         return None if request.can_read_body else empty()
+
+    def _may_ask(self, query: ListenQuery) -> None:
+        """Raises UploadRefused."""
+        own_key = self._config.auth.upstream == "gateway"
+        if own_key and query.has("callback") and not self._config.session.allow_callback:
+            raise UploadRefused("callback", CALLBACK)
+        try:
+            query.keeps_words()
+        except ValueError as exc:
+            raise UploadRefused("malformed", Refusal(400, "Bad Request", str(exc))) from None
 
     def _refuse(self, problem: Refusal, reason: str) -> web.Response:
         self._metrics.uploads_refused.add(reason)

@@ -1,10 +1,12 @@
-"""Pages of a list, the newest first: what a query asks for, and the cursor of the page after."""
+"""What a query or a path asks for: pages of a list, the newest first, and the row of an id."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Final, Protocol, TypeVar
+
+from aiohttp import web
 
 from gateway.prerecorded.request import BadField
 
@@ -59,3 +61,9 @@ def page_of(found: Sequence[Row], size: int) -> tuple[list[Row], str | None]:
 def storable(text: str) -> bool:
     """Whether a database takes it."""
     return "\0" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def asked_id(request: web.Request) -> str:
+    """The id in a path; for one that no database takes "?", which nothing is named."""
+    id = request.match_info["id"]
+    return id if storable(id) else "?"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
@@ -22,6 +21,7 @@ from gateway.live.call import Call
 from gateway.live.observers import Observer
 from gateway.live.record import Recorder, Said, said
 from gateway.prerecorded.request import BadField
+from gateway.sidecar import events
 from gateway.sidecar.api import Operation
 from gateway.sidecar.errors import refusal
 from gateway.sidecar.guard import Guard, json_answer
@@ -32,11 +32,6 @@ from gateway.store.store import Store
 
 HISTORY_PAGE: Final = 500
 """Finals that are read from the store at once."""
-SEND_BUFFER_BYTES: Final = 65_536
-"""Of an observer's socket: the kernel's own choice would hide for minutes that nobody reads."""
-SEND_SECONDS: Final = 10.0
-"""For one event, in which an observer must read something."""
-PING_SECONDS: Final = 15.0
 END: Final = "end"
 """The id of the last event: who asks for what comes after it gets 204, which ends an EventSource."""
 BUSY: Final = Refusal(503, "UNAVAILABLE", "There are as many observers as are let in.", retry_after=30)
@@ -167,9 +162,7 @@ class SessionRoutes:
     async def _stream(
         self, request: web.Request, found: Call | Session, observer: Observer | None, after: int
     ) -> web.StreamResponse:
-        response = EventSourceResponse(sep="\n", send_timeout=SEND_SECONDS, ping_interval=PING_SECONDS)
-        _bound(request)
-        await response.prepare(request)
+        response = await events.opened(request)
         # Whoever has left, or does not read, is gone: that is no failure.
         with contextlib.suppress(ConnectionError, TimeoutError):
             async with response:
@@ -233,12 +226,6 @@ async def _follow(response: EventSourceResponse, observer: Observer, after: int)
         elif number > after:
             await response.send(_encoded(one), id=str(number), event="final")
     return observer.session
-
-
-def _bound(request: web.Request) -> None:
-    sock = request.transport.get_extra_info("socket") if request.transport is not None else None
-    if sock is not None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
 
 
 def _last_event(request: web.Request) -> str:

@@ -36,6 +36,8 @@ from gateway.sidecar.jobs import NOT_KEPT, JobDocument, JobRoutes, accepted
 from gateway.sidecar.listen import BUSY, LATE, UNREACHABLE, relay
 from gateway.store.job import JobRoute
 
+PROBE_SECONDS: Final = 5.0
+"""For finding out how long a recording is; after that its size tells."""
 PING_SECONDS: Final = 15.0
 SEND_SECONDS: Final = 30.0
 """For a client that does not read its events."""
@@ -181,7 +183,11 @@ class Transcribe:
             return Size(wanted.duration, "as the request says", size)
         with await file.handle() as handle:
             query = ListenQuery(wanted.query)
-            seconds = await asyncio.to_thread(probe.duration, handle, file.size, query)
+            probing = self._spool.run(probe.duration, handle, file.size, query)
+            try:
+                seconds = await asyncio.wait_for(probing, PROBE_SECONDS)
+            except TimeoutError:
+                seconds = None  # the thread ends when it reads on in the closed file
         return Size(seconds, "probed", size)
 
     # At once
@@ -191,10 +197,7 @@ class Transcribe:
     ) -> web.StreamResponse:
         wanted = recording.wanted
         source = recording.file or Remote.at(wanted.url or "")
-        query = ListenQuery(wanted.query)
-        if not wanted.store:
-            query = query.with_value("gw_store", "false")
-        order = Order(caller, query, self._headers(request, recording))
+        order = Order(caller, _with_wish(wanted), self._headers(request, recording))
         try:
             answer = await self._sync.send(order, source, self._config.route.patience)
         except UpstreamTimeout:
@@ -240,7 +243,7 @@ class Transcribe:
 
     async def _stream(self, request: web.Request, recording: Recording, choice: Choice) -> web.StreamResponse:
         async with self._audio(recording) as file:
-            query = recording.wanted.query
+            query = _with_wish(recording.wanted).raw
             host, port = self._client_port()
             url = f"ws://{host}:{port}/v1/listen" + (f"?{query}" if query else "")
             headers = [pair for pair in request.headers.items() if pair[0].lower() == "authorization"]
@@ -288,3 +291,9 @@ class Transcribe:
                 raise BadField("url", str(exc)) from None
             file.finish()
             yield file
+
+
+def _with_wish(wanted: TranscribeRequest) -> ListenQuery:
+    """What is asked, and that its answer is not to be stored, if so."""
+    query = ListenQuery(wanted.query)
+    return query if wanted.store else query.with_value("gw_store", "false")

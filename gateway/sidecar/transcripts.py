@@ -18,7 +18,7 @@ from gateway.prerecorded.request import BadField
 from gateway.sidecar.api import Operation
 from gateway.sidecar.errors import refusal
 from gateway.sidecar.guard import Guard, json_answer
-from gateway.sidecar.paging import page_of, page_size, page_start, storable
+from gateway.sidecar.paging import asked_id, page_of, page_size, page_start, storable
 from gateway.store import transcripts, usage
 from gateway.store.databases import Connection
 from gateway.store.store import Store
@@ -146,7 +146,7 @@ class TranscriptRoutes:
         return json_answer(TranscriptPage(*page_of(found, size)))
 
     async def _show(self, request: web.Request, caller: Principal) -> web.Response:
-        form, id = _form(request), _id(request)
+        form, id = _form(request), asked_id(request)
 
         async def op(connection: Connection) -> tuple[Transcript | None, list[FinalResult]]:
             found = await transcripts.get(connection, caller.id, id)
@@ -161,7 +161,7 @@ class TranscriptRoutes:
         return web.Response(body=body, content_type=MEDIA_TYPES[form], charset="utf-8")
 
     async def _delete(self, request: web.Request, caller: Principal) -> web.Response:
-        id = _id(request)
+        id = asked_id(request)
         gone = await self._store.write(lambda c: transcripts.remove(c, caller.id, id))
         return json_answer(Deleted(1)) if gone else self._not_found()
 
@@ -270,8 +270,3 @@ def _said(request: web.Request, name: str) -> str | None:
     if text is not None and not storable(text):
         raise BadField(name, "a text without NUL is needed")
     return text
-
-
-def _id(request: web.Request) -> str:
-    id = request.match_info["id"]
-    return id if storable(id) else "?"  # nothing is named so

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator
 from datetime import date
 from pathlib import Path
@@ -62,9 +63,15 @@ def metrics() -> Metrics:
     return Metrics([], "0")
 
 
+def made(store: Store, metrics: Metrics, *, stores: bool) -> Keeper:
+    ids = map(str, itertools.count())
+    log = structlog.get_logger()
+    return Keeper(store, stores=stores, new_id=ids.__next__, clock=lambda: 7.0, metrics=metrics, log=log)
+
+
 @pytest.fixture
 def keeper(store: Store, metrics: Metrics) -> Keeper:
-    return Keeper(store, stores=True, clock=lambda: 7.0, metrics=metrics, log=structlog.get_logger())
+    return made(store, metrics, stores=True)
 
 
 async def test_it_is_kept(store: Store, keeper: Keeper) -> None:
@@ -89,8 +96,7 @@ async def test_what_is_not_to_be_kept(store: Store, keeper: Keeper, query: str) 
 
 async def test_an_operator_who_keeps_nothing(store: Store, metrics: Metrics) -> None:
     """Switched off by `store.prerecorded`, no words are kept."""
-    log = structlog.get_logger()
-    keeper = Keeper(store, stores=False, clock=lambda: 7.0, metrics=metrics, log=log)
+    keeper = made(store, metrics, stores=False)
     keeper.keep(order(), answer(body("x")))
     await keeper.close()
     assert await listed(store) == []
@@ -113,6 +119,28 @@ async def test_what_cannot_be_kept_is_counted(store: Store, metrics: Metrics, ke
     await keeper.close()
     store.healthy = True
     assert (await listed(store), metrics.store_dropped["recording"]) == ([], 2)
+
+
+@pytest.mark.parametrize("bad", [body("x").replace(b'"x"', b'"\xff"'), b'{"x":' + b"[" * 99_999])
+async def test_an_answer_that_cannot_be_read(
+    store: Store, metrics: Metrics, keeper: Keeper, bad: bytes
+) -> None:
+    """Neither bytes that are no text nor nesting without end break anything: it is not kept, and counted."""
+    keeper.keep(order(), answer(bad))
+    await keeper.close()
+    assert (await listed(store), metrics.store_dropped["recording"]) == ([], 1)
+
+
+async def test_ids_of_requests_without_a_header(store: Store, keeper: Keeper) -> None:
+    """The answer's own id names the transcript; and an id of ours, where there is none at all."""
+    named = msgspec.json.encode(msgspec.json.decode(body("x")) | {"metadata": {"request_id": "in-body"}})
+    for text in (named, body("y"), body("z")):
+        keeper.keep(order(), answer(text, id=""))
+    await keeper.close()
+    found = {one.preview: one.id for one in await listed(store)}
+    assert found.keys() == {"x", "y", "z"}
+    assert found["x"] == "in-body"
+    assert all(found.values())
 
 
 async def test_it_does_not_hold_without_end(

@@ -74,6 +74,28 @@ def test_what_is_no_audio(data: bytes) -> None:
     assert probe.duration(io.BytesIO(data), len(data), NONE) is None
 
 
+@pytest.mark.parametrize(
+    ("form", "codec", "rate"),
+    [("wav", "pcm_s16le", 8000), ("wav", "pcm_mulaw", 8000), ("aiff", "pcm_s16be", 8000)],
+)
+def test_a_header_that_says_too_little(form: str, codec: str, rate: int) -> None:
+    """Twenty minutes of samples behind a header of seconds are twenty minutes."""
+    data = recording(form, codec, rate).getvalue()
+    width = (len(data) - 100) / SECONDS
+    data += bytes(int(1200 * width))
+    found = probe.duration(io.BytesIO(data), len(data), NONE)
+    assert found is not None
+    assert found > 1200
+
+
+def test_an_mp3_that_says_too_little() -> None:
+    """Its own count of frames is not believed beyond the highest rate that MP3 has."""
+    data = recording("mp3", "libmp3lame", 44100).getvalue() + b"\x55" * 20_000_000
+    found = probe.duration(io.BytesIO(data), len(data), NONE)
+    assert found is not None
+    assert found > 480
+
+
 def test_a_truncated_wav() -> None:
     """A header that promises a minute over one second of bytes is believed here, and not by the router."""
     file = io.BytesIO()

@@ -65,6 +65,23 @@ async def test_an_end_waits_for_the_store(tmp_path: Path) -> None:
     await host.stop()
 
 
+async def test_an_end_that_breaks(tmp_path: Path) -> None:
+    """What fails in an end, and is not the store's, fails the job after some tries; it is not run again."""
+    host = await Host.start(Place(f"sqlite:///{tmp_path}/gateway.db", JobsConfig()), None)
+
+    def broken(_connection: Connection, job: Job) -> None:
+        if job.state == "succeeded":
+            raise ValueError("no text")
+
+    host.ended = broken
+    await host.submit()
+    [claimed] = await host.worker.claim()
+    after = await host.worker.run(claimed)
+    assert after
+    assert (after.state, after.attempts, after.error and after.error.code) == ("failed", 1, "NOT_STORED")
+    await host.stop()
+
+
 async def test_what_runs_here_is_not_lost(tmp_path: Path) -> None:
     """Though its lease ran out, as it does while the store is down."""
     over = asyncio.Event()

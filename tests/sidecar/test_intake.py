@@ -109,6 +109,13 @@ BAD: dict[str, tuple[tuple[str, bytes], int, str]] = {
     "a form with an empty file": (form(part("file", b"", "a")), 400, "empty"),
     "a form with a PDF": (form(part("file", b"%PDF-1.7" + bytes(99), "a")), 415, "file: is a PDF"),
     "a form with a bad field": (form(part("file", AUDIO, "a"), part("mode", b"soon")), 400, "mode:"),
+    "a form with a type that is none": (
+        form(b'Content-Disposition: form-data; name="file"; filename="a"\r\nContent-Type: a/\xff\r\n\r\nxx'),
+        415,
+        "Content-Type",
+    ),
+    "an option of ours in JSON": (js({"url": URL, "gw_store": False}), 400, "gw_store:"),
+    "a wish that is none": (raw(AUDIO, MULAW, query=f"{LISTEN}&gw_store=no"), 400, "gw_store:"),
     "a form that stops": (form(part("file", AUDIO, "a"), end=b""), 400, "form"),
     "a form of another boundary": (
         raw(b"--A\r\n\r\nx\r\n--A--\r\n", "Content-Type: multipart/form-data; boundary=B"),

@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 
 from tests.fakes.stand import Stand, eventually, stand  # noqa: F401 - pytest finds fixtures by name
+from tests.fakes.wire_client import WireClient
 
 AUDIO = b"\xff" * 8000
 MULAW = "model=nova-3&encoding=mulaw&sample_rate=8000"
@@ -191,3 +192,38 @@ async def test_pages(client: Client) -> None:
     assert seen == made[::-1]
     for wrong in ("limit=0", "limit=x", "state=lost", "cursor=x"):
         assert (await client.said("GET", f"/v1/jobs?{wrong}"))[0] == 400
+
+
+async def test_who_watches_while_the_store_goes_down(
+    stand: Stand,  # noqa: F811 - a fixture is asked for by name
+    tmp_path: Path,
+) -> None:
+    """Sees its stream end, with no other answer within it; and no more watch than are let in."""
+    emulator = await stand.emulator(batch_delay=1000.0)
+    gateway = await stand.gateway(
+        emulator.url,
+        store={"url": f"sqlite:///{tmp_path}/gateway.db"},
+        prerecorded={"spool_dir": str(tmp_path / "spool")},
+        sidecar={"max_observers": 1},
+    )
+    assert gateway.store is not None
+    host, port = gateway.sidecar_address
+    async with aiohttp.ClientSession(f"http://{host}:{port}") as session:
+        client = Client(session, tmp_path / "spool")
+        _, job = await client.upload()
+        path = f"/v1/jobs/{job['id']}/events"
+        asked = f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+        async with await WireClient.connect(gateway.sidecar_address) as watcher:
+            await watcher.send(asked)
+            seen = await watcher.reader.readuntil(b"event: job")
+            assert (await client.said("GET", path))[0] == 503
+            gateway.store.healthy = False
+            async with asyncio.timeout(10):
+                while b"0\r\n\r\n" not in seen:
+                    more = await watcher.reader.read(65_536)
+                    seen += more
+                    assert more
+            gateway.store.healthy = True
+            assert seen.count(b"HTTP/1.1 ") == 1
+            assert b"503" not in seen
+        await client.said("DELETE", f"/v1/jobs/{job['id']}")

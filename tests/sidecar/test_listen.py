@@ -83,6 +83,9 @@ BAD = [
     pytest.param(head("Content-Encoding: gzip", LENGTH) + AUDIO, 415, "Content-Encoding", id="gzip"),
     pytest.param(head("Content-Encoding: br", LENGTH) + AUDIO, 415, "Content-Encoding", id="brotli"),
     pytest.param(
+        head(LENGTH, target=TARGET + "&gw_store=False") + AUDIO, 400, "gw_store", id="a misspelt wish"
+    ),
+    pytest.param(
         head("Origin: https://evil.example", LENGTH) + AUDIO, 403, "Origin", id="another site's page"
     ),
 ]
@@ -246,10 +249,21 @@ async def test_room(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (refused["busy"], refused["spool_full"]) == (1, 2)
 
 
-async def test_callbacks_are_deepgrams(stand: Stand) -> None:
-    """`callback=` goes through as it is: Deepgram calls, and Deepgram judges the address."""
-    emulator = await stand.emulator(callback_any_port=False)
+async def test_callbacks_need_leave(stand: Stand) -> None:
+    """With our key Deepgram calls nobody that a caller names, as on live calls; with the caller's it does."""
+    emulator = await stand.emulator()
+    wish = head(LENGTH, "Authorization: Token k", target=TARGET + "&callback=http://127.0.0.1:80/x") + AUDIO
     gateway = await stand.gateway(emulator.url)
+    assert "session.allow_callback" in check(await exchange(gateway.address, wish), 400)
+    assert not emulator.uploads
+    theirs = await stand.gateway(emulator.url, auth={"upstream": "client"})
+    assert (await exchange(theirs.address, wish))[0] == 200
+
+
+async def test_callbacks_are_deepgrams(stand: Stand) -> None:
+    """Where it is allowed, `callback=` goes through as it is, and Deepgram judges the address."""
+    emulator = await stand.emulator(callback_any_port=False)
+    gateway = await stand.gateway(emulator.url, session={"allow_callback": True})
     good = head(LENGTH, target=TARGET + "&callback=http://127.0.0.1:80/x") + AUDIO
     status, _, body = await exchange(gateway.address, good)
     assert (status, set(json.loads(body))) == (200, {"request_id"})

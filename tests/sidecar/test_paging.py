@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
 from gateway.prerecorded.request import BadField
-from gateway.sidecar.paging import LARGEST_PAGE, PAGE, page_of, page_size, page_start
+from gateway.sidecar.paging import LARGEST_PAGE, PAGE, asked_id, page_of, page_size, page_start
 
 
 class Row(NamedTuple):
@@ -45,3 +46,9 @@ def test_cursors_that_are_none(text: str) -> None:
     """Neither time nor id may be what no database knows."""
     with pytest.raises(BadField, match=r"^cursor: "):
         page_start({"cursor": text})
+
+
+@pytest.mark.parametrize(("said", "asked"), [("a-1", "a-1"), ("ä", "ä"), ("a\0", "?"), ("a\udcff", "?")])
+def test_an_id_that_no_database_takes(said: str, asked: str) -> None:
+    """Is asked for under a name that nothing has, so that the answer is 404."""
+    assert asked_id(make_mocked_request("GET", "/", match_info={"id": said})) == asked

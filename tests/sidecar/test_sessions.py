@@ -18,7 +18,7 @@ from gateway.auth import Principal
 from gateway.deepgram.recogniser import Kind
 from gateway.live import observers
 from gateway.session.events import Deliver
-from gateway.sidecar import sessions as module
+from gateway.sidecar import events
 from gateway.store.sessions import Session
 from tests.fakes.stand import (
     CLOSE_STREAM,
@@ -211,7 +211,7 @@ async def test_one_that_does_not_read_is_cut(
 ) -> None:
     """With a last event that says so; the call and other observers do not notice."""
     monkeypatch.setattr(observers, "MOST_BYTES", 4000)
-    monkeypatch.setattr(module, "SEND_BUFFER_BYTES", 2048)
+    monkeypatch.setattr(events, "SEND_BUFFER_BYTES", 2048)
     emulator = await stand.emulator()
     gateway = await stand.gateway(emulator.url, store=at(tmp_path))
     audio, _ = call(20)

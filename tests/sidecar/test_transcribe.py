@@ -290,6 +290,28 @@ async def test_a_recording_through_a_live_session(stand: Stand, tmp_path: Path) 
     assert words == SAID
 
 
+@pytest.mark.parametrize("wish", ["store=false", "gw_store=false"])
+@pytest.mark.parametrize("mode", ["sync", "stream", "async"])
+async def test_what_is_not_to_be_stored(stand: Stand, tmp_path: Path, mode: str, wish: str) -> None:
+    """Is not, by whichever way it goes; what is wished neither way is refused."""
+    emulator = await stand.emulator()
+    async with caller(stand, emulator, tmp_path) as client:
+        url = client.url(f"/v1/transcribe?{LISTEN}&mode={mode}&{wish}", "sidecar")
+        async with client.session.post(url, data=AUDIO, headers=HEADERS) as response:
+            assert response.status in (200, 202)
+            text = await response.text()
+        if mode == "async":
+            await client.ended(json.loads(text)["id"])
+        metrics = client.gateway.metrics
+        await eventually(lambda: not client.gateway._exchange.calls and metrics.store_commit.sum)
+        async with client.session.get(client.url("/v1/usage", "sidecar")) as response:
+            await response.read()
+        async with client.session.get(client.url("/v1/transcripts", "sidecar")) as response:
+            assert (await response.json())["transcripts"] == []
+        async with client.session.post(url + "x", data=AUDIO, headers=HEADERS) as response:
+            assert response.status == 400
+
+
 async def test_a_caller_that_leaves_ends_its_session(stand: Stand, tmp_path: Path) -> None:
     """Nothing goes on that nobody hears."""
     emulator = await stand.emulator()
