@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from aiohttp import web
@@ -80,7 +80,13 @@ class Listen:
         text = "Transcribes a recording at once; the query and all answers are Deepgram's."
         media = ("audio/*", "application/octet-stream")
         return [
-            Operation("POST", path, self.handle, text, body=RecordingUrl, media=media, expect=self._expect)
+            Operation(
+                *("POST", path, self.handle, text),
+                body=RecordingUrl,
+                media=media,
+                answers={200: Any},
+                expect=self._expect,
+            )
             for path in ("/v1/listen", "//v1/listen")
         ]
 
