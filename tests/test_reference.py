@@ -45,3 +45,26 @@ def test_every_log_event_is_documented() -> None:
     documented = re.findall(r"`([a-z]+\.[a-z_]+)`", rows)
     logged = {found for form in (calls, others, alarms) for found in re.findall(form, code, re.MULTILINE)}
     assert set(documented) - {"server.drain"} == logged
+
+
+def anchors(page: Path) -> set[str]:
+    """Those of a Markdown page as GitHub makes them: of its headings, and what is written as `<a id=…>`."""
+    text = page.read_text()
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    made = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    return made | set(re.findall(r'<a id="(\w+)">', text))
+
+
+def test_every_link_leads_somewhere() -> None:
+    """Relative links of all pages name a file that is there, and a heading in it."""
+    folders = ("docs", "bench", "tests")
+    pages = [*ROOT.glob("*.md"), *(page for folder in folders for page in (ROOT / folder).rglob("*.md"))]
+    dead = []
+    for page in pages:
+        for target in re.findall(r"\]\((?!https?://)([^)\s]+)\)", page.read_text()):
+            path, _, anchor = target.partition("#")
+            file = page.parent / path if path else page
+            if not file.exists() or (anchor and anchor not in anchors(file)):
+                dead.append(f"{page.relative_to(ROOT)}: {target}")
+    assert pages
+    assert dead == []
