@@ -6,23 +6,23 @@ twice are put aside. How long a job waits and how often it is tried is the row's
 attempts are not used.
 
 BullMQ 3.4 on redis-py 8 needs: no `socket_timeout` shorter than its blocking read (idle workers would go
-deaf), a short `runRetryDelay` (15 s by default), a `maxStalledCount` beyond what happens, the server's
-version asked for before the worker runs (else waits are whole seconds), a hash tag in the prefix and no
-bulk adds on a cluster.
+deaf), a `maxStalledCount` beyond what happens, the server's version asked for before the first job (else
+waits are whole seconds), a hash tag in the prefix and no bulk adds on a cluster.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
-from typing import Any, Final, NoReturn
+import itertools
+from collections.abc import Callable, Coroutine, Sequence, Set
+from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from bullmq import Job as QueuedJob
 from bullmq import Queue
 from bullmq import Worker as QueueWorker
-from bullmq.custom_errors import DelayedError, UnrecoverableError
+from bullmq.custom_errors import UnrecoverableError
 from redis.asyncio import Redis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.retry import Retry
@@ -35,7 +35,7 @@ from gateway.metrics import Metrics
 from gateway.prerecorded.worker import Worker
 from gateway.store import jobs as rows
 from gateway.store.databases import Connection
-from gateway.store.job import Job
+from gateway.store.job import TERMINAL, Job
 from gateway.store.store import Store
 
 NAME: Final = "transcriptions"
@@ -46,6 +46,7 @@ SOCKET_SECONDS: Final = 15.0
 """Longer than a blocking read (10 s at most), short enough for a server that has gone without a word."""
 LOCK: Final = 1 / 3
 """Of a lease: how long BullMQ waits for a sign of life before it delivers a job again."""
+SIGNS_PER_LOCK: Final = 3
 SWEEP_SECONDS: Final = 5.0
 LOST_AFTER: Final = 5.0
 """Seconds that a job is due before Redis is asked whether it knows it."""
@@ -54,7 +55,6 @@ LATER: Final = 1.0
 """Seconds until a job that could not be looked at is delivered again."""
 SOON: Final = 0.1
 """Seconds until a job is delivered again whose row was not free, though it looked due."""
-RETRY_MS: Final = 1_000
 ANY_NUMBER: Final = 1_000_000
 COMPLETED: Final = {"age": 3600, "count": 1000}
 """What BullMQ keeps of jobs that have ended well: it is for people who look at a board; the rows know all."""
@@ -83,6 +83,18 @@ def connect(config: JobsConfig) -> Any:
     )
 
 
+async def _end(tasks: Set[asyncio.Task[None]]) -> None:
+    """Cancels them until they are gone.
+
+    Once is not enough: on Python 3.11 a call of redis-py's that is cancelled while its answer comes in
+    returns as if it were not.
+    """
+    while alive := [task for task in tasks if not task.done()]:
+        for task in alive:
+            task.cancel()
+        await asyncio.wait(alive, timeout=SOON)
+
+
 class FleetQueue:
     """A `JobQueue`. `worker` is None where this process only takes jobs in; `clock` is the worker's."""
 
@@ -104,25 +116,24 @@ class FleetQueue:
         self._clock = clock
         self._redis = connect(config)
         self._queue = Queue(NAME, {"connection": self._redis, "prefix": config.redis_prefix})
-        self._puller: QueueWorker | None = None
-        self._draining = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._puller = Puller(worker, store, config, log=log, clock=clock) if worker else None
+        self._tasks: set[asyncio.Task[None]] = set()
         self._swept = ""
         self.healthy = False
 
     async def start(self) -> None:
         await self._probe()
-        self._tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self._sweep())]
-        if self._worker:
-            self._tasks += [
-                asyncio.create_task(self._worker.beat()),
-                asyncio.create_task(self._pull(self._worker)),
-            ]
+        self._tasks = {asyncio.create_task(self._watch()), asyncio.create_task(self._sweep())}
+        if self._worker and self._puller:
+            self._tasks.add(asyncio.create_task(self._worker.beat()))
+            self._puller.start()
 
     async def enqueue(self, jobs: Sequence[Job]) -> None:
         try:
             async with asyncio.timeout(ENQUEUE_SECONDS):
-                await self._add(jobs)
+                # What has never been run cannot have ended in Redis, so that it need not be asked.
+                await self._add([job for job in jobs if not job.attempts])
+                await self._add_unknown([job for job in jobs if job.attempts])
         except _DOWN as exc:
             self._log.warning("jobs.not_enqueued", jobs=len(jobs), error=str(exc))
 
@@ -132,119 +143,46 @@ class FleetQueue:
                 await self._queue.remove(job.id)  # without effect on one that runs: its worker sees the row
 
     async def drain(self, seconds: float) -> None:
-        if self._puller and self._worker and not self._draining.is_set():
-            self._draining.set()
-            closing = asyncio.create_task(self._puller.close())
-            await self._worker.drain(seconds)
-            await asyncio.wait({closing}, timeout=ENQUEUE_SECONDS)
+        if self._puller:
+            await self._puller.drain(seconds)
 
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-        if self._puller and not self._puller.closed:
-            await self._puller.close(force=True)
+        await _end(self._tasks)
+        if self._puller:
+            await self._puller.close()
         await self._queue.close()
 
     async def _add(self, jobs: Sequence[Job]) -> None:
+        """Adds what Redis does not know; it does nothing for what it knows."""
+        added = [{"name": job.route, "data": {}, "opts": self._options(job)} for job in jobs]
+        if len(added) > 1 and not self._config.redis_cluster:
+            await self._queue.addBulk(added)
+            return
+        for one in added:
+            await self._queue.add(one["name"], one["data"], one["opts"])
+
+    async def _add_unknown(self, jobs: Sequence[Job]) -> None:
         """Adds what Redis does not know, or believes to have ended."""
+        if not jobs:
+            return
         async with self._redis.pipeline(transaction=False) as pipe:
             for job in jobs:
                 pipe.hmget(self._queue.toKey(job.id), ["timestamp", "finishedOn"])
             known = await pipe.execute()
-        for job, (added, finished) in zip(jobs, known, strict=True):
+        for job, (_, finished) in zip(jobs, known, strict=True):
             if finished:
                 await self._queue.remove(job.id)
-            elif added:
-                continue
-            delay = max(0, round((job.run_at - self._clock()) * 1000))
-            options = {
-                "jobId": job.id,
-                "priority": job.priority,
-                "delay": delay,
-                "removeOnComplete": COMPLETED,
-                "removeOnFail": {"age": round(self._config.keep_failed_hours * 3600)},
-            }
-            await self._queue.add(job.route, {}, options)
+        await self._add([job for job, (added, ended) in zip(jobs, known, strict=True) if ended or not added])
 
-    async def _pull(self, worker: Worker) -> None:
-        """Has BullMQ bring jobs, from when Redis can be reached for the first time."""
-        lock = round(self._config.lease * LOCK * 1000)
-        options = {
-            "connection": connect(self._config),  # its own, since it closes it
-            "prefix": self._config.redis_prefix,
-            "concurrency": self._config.at_once,
-            "lockDuration": lock,
-            "stalledInterval": lock // 2,
-            "maxStalledCount": ANY_NUMBER,
-            "runRetryDelay": RETRY_MS,
-            "autorun": False,
+    def _options(self, job: Job) -> dict[str, Any]:
+        return {
+            "jobId": job.id,
+            "priority": job.priority,
+            "delay": max(0, round((job.run_at - self._clock()) * 1000)),
+            "removeOnComplete": COMPLETED,
+            "removeOnFail": {"age": round(self._config.keep_failed_hours * 3600)},
+            "stackTraceLimit": 0,  # ours, which says nothing of why a job failed
         }
-
-        async def process(queued: QueuedJob, token: str) -> str:
-            return await self._process(worker, queued, token)
-
-        self._puller = QueueWorker(NAME, process, options)
-        self._puller.on("error", lambda error, *_: self._log.debug("jobs.redis", error=str(error)))
-        while True:
-            try:
-                for connection in (self._puller.redisConnection, self._puller.blockingRedisConnection):
-                    await connection.getRedisVersion()
-                await self._puller.run()
-                return
-            except _DOWN as exc:
-                self._log.warning("jobs.redis", error=str(exc))
-                await asyncio.sleep(PROBE_SECONDS)
-
-    async def _process(self, worker: Worker, queued: QueuedJob, token: str) -> str:
-        """A delivery of BullMQ's; raises what sets the job aside (DelayedError) or fails it."""
-        if not await self._turn(worker):
-            await self._later(queued, token, self._clock())
-        try:
-            job = await self._run(worker, queued)
-        except (StoreError, *_DOWN) as exc:
-            self._log.debug("jobs.not_claimed", reason=str(exc))
-            await self._later(queued, token, self._clock() + LATER)
-        if job is None or job.state in ("succeeded", "cancelled"):
-            return "gone" if job is None else job.state
-        if job.state == "failed":
-            raise UnrecoverableError(job.error.message if job.error else job.state)
-        await self._later(queued, token, max(job.lease_until or job.run_at, self._clock() + SOON))
-
-    async def _run(self, worker: Worker, queued: QueuedJob) -> Job | None:
-        """The job as it is after this delivery, whether or not that had anything to do with it."""
-        if queued.attemptsMade > queued.data.get("ended", 0):
-            await self._retried_in_redis(queued)
-        claimed = await worker.claim(job_id=queued.id)
-        if claimed and (after := await worker.run(claimed[0])):
-            return after
-        return await self._store.read(lambda connection: rows.get(connection, queued.id))
-
-    async def _retried_in_redis(self, queued: QueuedJob) -> None:
-        """Whoever presses retry in a bull-board means the job, not only what Redis knows of it.
-
-        Only a job that Redis had among the failed comes again with more ends than were seen; one that is
-        delivered twice, because its worker died, comes with as many.
-        """
-        await queued.updateData({"ended": queued.attemptsMade})
-        attempts = self._config.most_attempts
-        await self._store.write(
-            lambda connection: rows.retry(connection, queued.id, self._clock(), attempts, of=("failed",))
-        )
-
-    async def _later(self, queued: QueuedJob, token: str, at: float) -> NoReturn:
-        """Has the job delivered again at `at`; where Redis does not hear it, when its lock has run out."""
-        with contextlib.suppress(*_DOWN):
-            await queued.moveToDelayed(round(at * 1000), token)
-        raise DelayedError
-
-    async def _turn(self, worker: Worker) -> bool:
-        """Waits until the limit of starts lets one begin; False if that will not be here."""
-        while not self._draining.is_set() and (wait := worker.wait()):
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._draining.wait(), wait)
-        return not self._draining.is_set()
 
     async def _watch(self) -> None:
         """Looks whether Redis answers."""
@@ -273,10 +211,170 @@ class FleetQueue:
             try:
                 page = await self._store.read(self._overdue)
                 if page:
-                    await self._add(page)
+                    await self._add_unknown(page)
                 self._swept = page[-1].id if len(page) == SWEPT else ""
             except (StoreError, *_DOWN) as exc:
                 self._log.debug("jobs.not_swept", reason=str(exc))
 
     async def _overdue(self, connection: Connection) -> list[Job]:
         return await rows.overdue(connection, self._clock() - LOST_AFTER, self._swept, SWEPT)
+
+
+class Puller:
+    """Takes deliveries from BullMQ for a worker, and says how they went.
+
+    By hand, as BullMQ provides for: one is asked for at a time, the next one with the answer to the last.
+    BullMQ's own loop asks for every free place at once, so that with fifty places a job that comes alone
+    costs dozens of questions.
+    """
+
+    def __init__(
+        self, worker: Worker, store: Store, config: JobsConfig, *, log: Any, clock: Callable[[], float]
+    ) -> None:
+        self._worker = worker
+        self._store = store
+        self._config = config
+        self._log = log
+        self._clock = clock
+        self._lock_ms = round(config.lease * LOCK * 1000)
+        options = {
+            "connection": connect(config),  # its own, since it closes it
+            "prefix": config.redis_prefix,
+            "lockDuration": self._lock_ms,
+        }
+        self._bullmq = QueueWorker(NAME, None, options)
+        self._draining = asyncio.Event()
+        self._places = asyncio.Semaphore(config.at_once)
+        self._held: set[QueuedJob] = set()
+        self._pulling: set[asyncio.Task[None]] = set()
+        """What asks for deliveries, and what runs those that came."""
+        self._keeping: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """From when Redis can be reached for the first time."""
+        self._spawn(self._pull())
+        self._keeping = {asyncio.create_task(self._keep())}
+
+    async def drain(self, seconds: float) -> None:
+        """As a `JobQueue` does."""
+        if not self._draining.is_set():
+            self._draining.set()
+            await self._bullmq.pause(True)  # without it a wait for the next job would go on
+            await self._worker.drain(seconds)
+            if self._pulling:
+                await asyncio.wait(self._pulling, timeout=ENQUEUE_SECONDS)
+
+    async def close(self) -> None:
+        self._draining.set()
+        await _end(self._pulling)
+        await _end(self._keeping)
+        await self._bullmq.close(force=True)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._pulling.add(task)
+        task.add_done_callback(self._pulling.discard)
+        return task
+
+    async def _pull(self) -> None:
+        for number in itertools.count():
+            await self._places.acquire()
+            if self._draining.is_set():
+                return
+            if queued := await self._next(f"{self._bullmq.id}:{number}"):
+                self._spawn(self._deliver(queued)).add_done_callback(lambda _: self._places.release())
+            else:
+                self._places.release()
+
+    async def _next(self, token: str) -> QueuedJob | None:
+        """The next delivery, locked with `token`; None if there was none for a while."""
+        try:
+            await self._bullmq.blockingRedisConnection.getRedisVersion()  # it asks once
+            return await self._bullmq.getNextJob(token)
+        except Exception as exc:  # also for what others put into Redis: the queue must not stand still
+            self._log.warning("jobs.redis", error=str(exc))
+            await asyncio.sleep(PROBE_SECONDS)
+            return None
+
+    async def _keep(self) -> None:
+        """Renews the locks of what is held here; what nobody holds any more is delivered again."""
+        backend, pause_ms = self._bullmq.backend, self._lock_ms // SIGNS_PER_LOCK
+        while True:
+            await asyncio.sleep(pause_ms / 1000)
+            try:
+                if held := list(self._held):
+                    ids, tokens = [queued.id for queued in held], [queued.token for queued in held]
+                    await backend.extendLocks(ids, tokens, self._lock_ms)
+                await backend.moveStalledJobsToWait(ANY_NUMBER, pause_ms)
+            except _DOWN as exc:
+                self._log.debug("jobs.redis", error=str(exc))
+
+    async def _deliver(self, delivered: QueuedJob) -> None:
+        """A delivery, and those that come with the answer to it."""
+        queued: QueuedJob | None = delivered
+        while queued:
+            self._held.add(queued)
+            try:
+                following = await self._process(queued)
+            except Exception as exc:  # bullmq says TypeError when a lock has run out
+                self._log.warning("jobs.not_told", job=queued.id, error=str(exc))
+                following = None  # this one comes again, when its lock has run out
+            finally:
+                self._held.discard(queued)
+            queued = following
+
+    async def _process(self, queued: QueuedJob) -> QueuedJob | None:
+        """Runs what was delivered, and tells BullMQ; gives what is delivered next."""
+        job, again_at = await self._outcome(queued)
+        token, more = queued.token, not self._draining.is_set()
+        if again_at is not None:
+            await queued.moveToDelayed(round(again_at * 1000), token)
+            return None
+        if job and job.state == "failed":
+            error = UnrecoverableError(job.error.message if job.error else job.state)
+            following = await queued.moveToFailed(error, token, more)
+        else:
+            following = await queued.moveToCompleted(job.state if job else "gone", token, more)
+        data, job_id, *_ = following
+        return await self._bullmq.nextJobFromJobData(data, job_id, token=token) if data else None
+
+    async def _outcome(self, queued: QueuedJob) -> tuple[Job | None, float | None]:
+        """The job after this delivery, None if it is gone; when to deliver it again, unless it has ended."""
+        if not await self._turn():
+            return None, self._clock()
+        try:
+            job = await self._run(queued)
+        except (StoreError, *_DOWN) as exc:
+            self._log.debug("jobs.not_claimed", reason=str(exc))
+            return None, self._clock() + LATER
+        if job is None or job.state in TERMINAL:
+            return job, None
+        return job, max(job.lease_until or job.run_at, self._clock() + SOON)
+
+    async def _run(self, queued: QueuedJob) -> Job | None:
+        """The job as it is after this delivery, whether or not that had anything to do with it."""
+        if queued.attemptsMade > queued.data.get("ended", 0):
+            await self._retried_in_redis(queued)
+        claimed = await self._worker.claim(job_id=queued.id)
+        if claimed and (after := await self._worker.run(claimed[0])):
+            return after
+        return await self._store.read(lambda connection: rows.get(connection, queued.id))
+
+    async def _retried_in_redis(self, queued: QueuedJob) -> None:
+        """Whoever presses retry in a bull-board means the job, not only what Redis knows of it.
+
+        Only a job that Redis had among the failed comes again with more ends than were seen; one that is
+        delivered twice, because its worker died, comes with as many.
+        """
+        await queued.updateData({"ended": queued.attemptsMade})
+        attempts = self._config.most_attempts
+        await self._store.write(
+            lambda connection: rows.retry(connection, queued.id, self._clock(), attempts, of=("failed",))
+        )
+
+    async def _turn(self) -> bool:
+        """Waits until the limit of starts lets one begin; False if that will not be here."""
+        while not self._draining.is_set() and (wait := self._worker.wait()):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._draining.wait(), wait)
+        return not self._draining.is_set()

@@ -32,6 +32,7 @@ from gateway.store import deliveries
 from gateway.store.databases import Connection, location
 from gateway.store.job import Job
 from gateway.store.store import Store
+from tests.fakes.stand import eventually
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 SECRET: Final = Secret(f"whsec_{base64.b64encode(bytes(32)).decode()}")
@@ -107,6 +108,7 @@ class Host:
         await store.start()
         host = cls(store, place, attempt)
         await host.queue.start()
+        await eventually(lambda: host.queue.healthy, 20)  # a busy machine may be late for its first look
         if host.notifier:
             host.notifier.start()
         host._watching = asyncio.create_task(host.jobs.watch())

@@ -90,6 +90,48 @@ async def test_succeeded_is_for_ever(valkey_single: Valkey, tmp_path: Path) -> N
     await host.stop()
 
 
+async def test_places_that_are_free_cost_nothing(valkey_single: Valkey, tmp_path: Path) -> None:
+    """Jobs that come one after the other take a handful of scripts each, however many might run at once."""
+    host = await Host.start(at(valkey_single, tmp_path).change(concurrency=50), done)
+    with valkey_single.client() as client:
+        before = client.info("commandstats")["cmdstat_evalsha"]["calls"]
+        for _ in range(20):
+            await host.until_ended(await host.submit())
+        calls = client.info("commandstats")["cmdstat_evalsha"]["calls"] - before
+    assert calls / 20 < 10
+    await host.stop()
+
+
+async def test_a_long_job_is_not_delivered_again(valkey_single: Valkey, tmp_path: Path) -> None:
+    """Its lock is renewed while it runs: Redis does not take its worker for dead."""
+
+    async def attempt(job: Job) -> Outcome:
+        await asyncio.sleep(2.5)
+        return await done(job)
+
+    host = await Host.start(at(valkey_single, tmp_path).change(lease=4.5), attempt)
+    assert isinstance(host.queue, FleetQueue)
+    [job] = await host.submit()
+    await host.until_ended([job])
+    queued = await QueuedJob.fromId(host.queue._queue, job.id)
+    assert (queued.attemptsStarted, queued.stalledCounter) == (1, 0)
+    await host.stop()
+
+
+async def test_a_queue_that_others_write_to_goes_on(valkey_single: Valkey, tmp_path: Path) -> None:
+    """What no row stands behind is put away, and what cannot be read does not stop the rest."""
+    host = await Host.start(at(valkey_single, tmp_path), done)
+    assert isinstance(host.queue, FleetQueue)
+    queue = host.queue._queue
+    foreign = await queue.add("async", {}, {"jobId": "of-nobody", "removeOnComplete": False})
+    await queue.add("async", ["no", "object"], {"jobId": "unreadable", "attempts": 1})
+    [job] = await host.submit()
+    [ended] = await host.until_ended([job])
+    assert ended.state == "succeeded"
+    await _in_state(host.queue, foreign, "completed")
+    await host.stop()
+
+
 async def test_without_redis_nothing_is_taken(tmp_path: Path) -> None:
     """And what was taken before is done when it is back: it keeps what it has acknowledged."""
     with valkey.single() as server:
