@@ -8,7 +8,7 @@ SHELL := /bin/sh
 .DELETE_ON_ERROR:
 .SECONDARY:
 .SUFFIXES:
-.PHONY: help setup demo test deep mutants chaos bench bench-blackout bench-micro bench-reconnect bench-memory bench-seams bench-sync bench-jobs chaos-jobs lint test-clients test-frameworks lock clean
+.PHONY: help setup demo test deep mutants chaos bench bench-blackout bench-micro bench-reconnect bench-memory bench-seams bench-sync bench-jobs chaos-jobs lint test-clients test-board test-frameworks lock clean
 
 BIN := .venv/bin
 PIP_INSTALL := -m pip --disable-pip-version-check install --quiet --quiet --require-hashes
@@ -31,6 +31,7 @@ help:
 	@echo 'make bench-sync       what a recording that is answered at once takes longer, and of memory'
 	@echo 'make bench-seams      words of real speech that breaks cost, with two recognisers (long; heavy)'
 	@echo 'make test-clients     the real Deepgram SDKs, straight and through Gateway'
+	@echo 'make test-board       a bull-board on the queue of a fleet: it shows jobs and retries them'
 	@echo 'make test-frameworks  the same with LiveKit Agents and Pipecat (heavy)'
 	@echo 'make lock             recompile the lock files (maintainers; needs uv and npm)'
 	@echo 'make clean            remove everything that was made'
@@ -163,6 +164,7 @@ LOCKS := tests/clients/requirements
 SDKS := py7 py6 py5 py4 py3 js5 js4 js3
 FRAMEWORKS := livekit pipecat
 SDK_ENVS := $(SDKS:%=.clients/%/.installed)
+BOARD_ENV := .clients/js-board/.installed
 FRAMEWORK_ENVS := $(FRAMEWORKS:%=.clients/%/.installed)
 
 # Node.js from the system when it is there and knows the switch that the drivers need (20.10), else from PyPI.
@@ -170,8 +172,12 @@ NODE_ENV := $(if $(shell node --experimental-websocket -e 0 2>/dev/null && comma
 NODE_PATH_ENTRY := $(if $(NODE_ENV),$(CURDIR)/.clients/node/bin:)
 
 test-clients: setup
-	@$(MAKE) --no-print-directory --jobs=3 $(SDK_ENVS)
+	@$(MAKE) --no-print-directory --jobs=3 $(SDK_ENVS) $(BOARD_ENV)
 	@PATH="$(NODE_PATH_ENTRY)$$PATH" $(BIN)/python tests/clients/run.py sdks
+	@$(MAKE) --no-print-directory test-board
+
+test-board: setup $(BOARD_ENV)
+	@PATH="$(NODE_PATH_ENTRY)$$PATH" $(BIN)/python -m tests.clients.board
 
 test-frameworks: setup
 	@$(MAKE) --no-print-directory $(FRAMEWORK_ENVS)
@@ -205,7 +211,7 @@ lock:
 	  $(COMPILE) $(LOCKS)/$$name.in --output-file $(LOCKS)/$$name.txt || exit 1; done
 	for name in whisper rivals plots; do \
 	  $(COMPILE) bench/requirements/$$name.in --output-file bench/requirements/$$name.txt || exit 1; done
-	for name in js5 js4 js3; do \
+	for name in js5 js4 js3 js-board; do \
 	  (cd $(LOCKS)/$$name && npm install --package-lock-only --ignore-scripts --silent) || exit 1; done
 	cd bench/rivals/node-ws && npm install --package-lock-only --ignore-scripts --silent
 

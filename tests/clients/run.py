@@ -1,10 +1,11 @@
 """Real clients, unchanged, straight against the emulator and through Gateway: both must tell the same story.
 
 `make test-clients` runs Deepgram's SDKs, `make test-frameworks` what voice frameworks build on them. Each
-driver in drivers/ streams the same recording at real-time pace from the environment of its client. Compared
-are the finals, how the call ended, and the status of a refused handshake; the words must be those that were
-spoken. pytest does not collect it, because it needs environments that `make test` does not make. Nothing
-leaves 127.0.0.1, and nothing is skipped.
+driver in drivers/ streams the same recording at real-time pace from the environment of its client, and asks
+for it whole, as a file and by its URL, where its client can. Compared are the finals, how the call ended, the
+responses, and the status of what was refused; the words must be those that were spoken. pytest does not
+collect it, because it needs environments that `make test` does not make. Nothing leaves 127.0.0.1, and
+nothing is skipped.
 """
 
 from __future__ import annotations
@@ -19,10 +20,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import wave
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +53,8 @@ QUERY = {
     "endpointing": "300",  # some pauses end an utterance, some do not
     "vad_events": "true",
 }
+NO_MODEL = "no-such-model"
+RECORDING_QUERY = {"model": "nova-3", "punctuate": "true", "paragraphs": "true"}
 # Nothing that chance or a busy machine makes different from one connection to the next.
 KNOBS = {"api_keys": ["a-key"], "short_final": 1.0, "ingest_speed": None}
 
@@ -69,6 +76,7 @@ class Client:
     note: str = ""
     delivers_metadata: bool = True
     sees_status: bool = True
+    takes_recordings: bool = True
     tries: int = 1
 
     @property
@@ -98,13 +106,25 @@ SUITES = {
         Client("deepgram-sdk", "py3", "py3_py4.py", tries=IMPATIENT),
         Client("@deepgram/sdk", "js5", "js5.cjs"),
         Client("@deepgram/sdk", "js4", "js3_js4.cjs", WS_PACKAGE),
-        Client("@deepgram/sdk", "js4", "js3_js4.cjs", BROWSER, "as in a browser", sees_status=False),
+        Client(
+            *("@deepgram/sdk", "js4", "js3_js4.cjs", BROWSER, "as in a browser"),
+            sees_status=False,
+            takes_recordings=False,
+        ),
         Client("@deepgram/sdk", "js3", "js3_js4.cjs", WS_PACKAGE),
-        Client("@deepgram/sdk", "js3", "js3_js4.cjs", BROWSER, "as in a browser", sees_status=False),
+        Client(
+            *("@deepgram/sdk", "js3", "js3_js4.cjs", BROWSER, "as in a browser"),
+            sees_status=False,
+            takes_recordings=False,
+        ),
     ],
     "frameworks": [
-        Client("livekit-plugins-deepgram", "livekit", "livekit_agents.py", delivers_metadata=False),
-        Client("pipecat-ai", "pipecat", "pipecat_ai.py", delivers_metadata=False),
+        Client(
+            *("livekit-plugins-deepgram", "livekit", "livekit_agents.py"),
+            delivers_metadata=False,
+            takes_recordings=False,
+        ),
+        Client("pipecat-ai", "pipecat", "pipecat_ai.py", delivers_metadata=False, takes_recordings=False),
     ],
 }
 
@@ -112,6 +132,7 @@ SUITES = {
 @dataclass(frozen=True)
 class Recording:
     path: Path
+    file: Path  # the same with a header
     words: list[str]
     finalize: float  # seconds: a pause between two words, so that no word is cut in two
 
@@ -121,10 +142,13 @@ def record(folder: Path) -> Recording:
     said = tokens.ids(10, random.Random(7))
     manner = tokens.Manner(burst_ms=(200, 350), gap_ms=(200, 400), no_gap=0)
     audio, spoken = tokens.speech(said, FORMAT, random.Random(7), manner)
-    path = folder / "recording.raw"
+    path, file = folder / "recording.raw", folder / "recording.wav"
     path.write_bytes(audio)
+    with wave.open(str(file), "wb") as samples:
+        samples.setparams((1, 2, FORMAT.sample_rate, 0, "NONE", ""))
+        samples.writeframes(audio)
     middle = spoken[len(spoken) // 2].end_sample / FORMAT.sample_rate
-    return Recording(path, [tokens.word_for(token) for token in said], middle + 0.05)
+    return Recording(path, file, [tokens.word_for(token) for token in said], middle + 0.05)
 
 
 def environment_for(client: Client | None = None) -> dict[str, str]:
@@ -156,21 +180,36 @@ def daemon(command: Sequence[str], env: dict[str, str], log: Path, ready: str) -
             process.kill()
 
 
-async def drive(
-    client: Client, base: str, recording: Recording, key: str, query: dict[str, str]
-) -> list[Message]:
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves files, and says nothing about it."""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def served(file: Path) -> Iterator[str]:
+    """The URL of a file, until the block ends."""
+    handler = partial(Quiet, directory=str(file.parent))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/{file.name}"
+        finally:
+            server.shutdown()
+
+
+async def drive(client: Client, base: str, recording: Recording, case: Case, url: str) -> list[Message]:
     """Run a driver to its end; gives what its client delivered."""
-    options = {
-        "query": query,
-        "key": key,
-        "rate": FORMAT.bytes_per_second,
-        "finalize": recording.finalize,
-        "keep_alive": recording.finalize + 1,
-    }
+    options = {"query": case.query, "key": case.key, "rate": FORMAT.bytes_per_second}
+    if case.whole:
+        options |= {"url": url, "wrong": {**case.query, "model": NO_MODEL}}
+    else:
+        options |= {"finalize": recording.finalize, "keep_alive": recording.finalize + 1}
     process = await asyncio.create_subprocess_exec(
         *client.command,
         base,
-        str(recording.path),
+        str(recording.file if case.whole else recording.path),
         json.dumps(options),
         env=environment_for(client),
         stdin=asyncio.subprocess.DEVNULL,
@@ -187,7 +226,11 @@ async def drive(
 
 
 def told(messages: list[Message]) -> Message:
-    """What a client learned about a call and would have learned from Deepgram itself."""
+    """What a client learned and would have learned from Deepgram itself."""
+    for message in messages:
+        if message["type"] == "_answer":  # each request has an id and a time of its own
+            for name in ("request_id", "created"):
+                message["response"]["metadata"].pop(name)
     finals = [message for message in messages if message.get("is_final")]
     named = ("start", "duration", "is_final", "speech_final", "from_finalize")
     texts = [final["channel"]["alternatives"][0]["transcript"] for final in finals]
@@ -208,6 +251,7 @@ class Case:
     key: str
     query: dict[str, str]
     status: int | None = None
+    whole: bool = False  # a recording instead of a call
 
     def wrong(self, story: Message, words: list[str], client: Client) -> str:
         kinds = [event["type"] for event in story["events"]]
@@ -217,6 +261,11 @@ class Case:
         if self.status:
             refused = [event.get("status") for event in story["events"] if event["type"] == "_refused"]
             return "" if refused == [self.status] else f"expected a refusal with {self.status}"
+        if self.whole:
+            *answers, refusal = story["events"] or [{}]
+            if [(answer.get("of"), heard(answer)) for answer in answers] != [("file", words), ("url", words)]:
+                return "the words are not those that were spoken"
+            return "" if refusal.get("status") == 400 else "expected a refusal with 400"
         if kinds != ["_end"]:
             return "the call did not end cleanly"
         if story["words"] != words:
@@ -228,13 +277,23 @@ class Case:
     def summary(self, story: Message) -> str:
         if self.status:
             return " ".join(str(event.get("status", "no status")) for event in story["events"][:1])
+        if self.whole:
+            return ", ".join(event.get("of") or str(event.get("status")) for event in story["events"])
         return f"{len(story['finals'])} finals" + (", Metadata" if "Metadata" in story["kinds"] else "")
+
+
+def heard(event: Message) -> list[str]:
+    """The words of a response to a recording."""
+    if event["type"] != "_answer":
+        return []
+    return [word["word"] for word in event["response"]["results"]["channels"][0]["alternatives"][0]["words"]]
 
 
 CASES = [
     Case("a call", "a-key", QUERY),
     Case("wrong key", "wrong-key", QUERY, status=401),
-    Case("no such model", "a-key", {**QUERY, "model": "no-such-model"}, status=400),
+    Case("no such model", "a-key", {**QUERY, "model": NO_MODEL}, status=400),
+    Case("recordings", "a-key", RECORDING_QUERY, whole=True),
 ]
 
 
@@ -263,20 +322,25 @@ class Row:
         return [self.client.package, self.client.version, case, *shown, verdict]
 
 
-async def compare(clients: list[Client], straight: str, through: str, recording: Recording) -> list[Row]:
+async def compare(
+    clients: list[Client], straight: str, through: str, recording: Recording, url: str
+) -> list[Row]:
     """Run every client both ways through every case."""
     room = asyncio.Semaphore(AT_ONCE)
 
     async def story(client: Client, case: Case, base: str) -> Message:
         async with room:
-            return told(await drive(client, base, recording, case.key, case.query))
+            return told(await drive(client, base, recording, case, url))
 
     async def row(client: Client, case: Case, attempt: int = 1) -> Row:
         both = await asyncio.gather(story(client, case, straight), story(client, case, through))
         found = Row(client, case, *both, recording.words, attempt)
         return found if not found.problem or attempt == client.tries else await row(client, case, attempt + 1)
 
-    return await asyncio.gather(*(row(client, case) for client in clients for case in CASES))
+    cases = (
+        (client, case) for client in clients for case in CASES if client.takes_recordings or not case.whole
+    )
+    return await asyncio.gather(*(row(client, case) for client, case in cases))
 
 
 def table(rows: list[Row]) -> str:
@@ -307,7 +371,9 @@ def measure(suite: str) -> list[Row]:
             port = r'^(?=.*"event":\s*"server\.listening").*"port":\s*(\d+)'
             with daemon(["serve"], env, folder / "gateway.log", f"(?m){port}") as found:
                 through = f"http://127.0.0.1:{found}"
-                return asyncio.run(compare(SUITES[suite], straight, through, record(folder)))
+                recording = record(folder)
+                with served(recording.file) as url:
+                    return asyncio.run(compare(SUITES[suite], straight, through, recording, url))
 
 
 def main() -> int:

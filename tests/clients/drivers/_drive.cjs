@@ -10,12 +10,13 @@ const emit = (message) => console.log(JSON.stringify(message));
 module.exports = {
   job: { base, audio: fs.readFileSync(recording), ...JSON.parse(options) },
   emit,
+  answer: (of, response) => emit({ type: "_answer", of, response }),
   end: (closeEvent) => emit({ type: "_end", code: closeEvent.code }),
 
   // The majors name a refused handshake differently; all quote the status, unless the WebSocket is a browser's, which
   // hides it. Ports differ from server to server and are no part of the story.
   failed(error) {
-    const status = error.statusCode ?? /server response: (\d+)/.exec(error.message)?.[1];
+    const status = error.statusCode ?? error.status ?? /server response: (\d+)/.exec(error.message)?.[1];
     const text = String(error.message).replaceAll(new URL(base).host, "HOST");
     emit(status ? { type: "_refused", status: Number(status) } : { type: "_error", error: text });
   },

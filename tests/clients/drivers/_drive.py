@@ -17,7 +17,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 CHUNK_MS = 100
@@ -30,8 +30,10 @@ class Job:
     query: dict[str, str]
     key: str
     rate: int
-    finalize: float
-    keep_alive: float
+    finalize: float = 0.0
+    keep_alive: float = 0.0
+    url: str = ""  # where the recording is, if it is asked for whole
+    wrong: dict[str, str] = field(default_factory=dict)  # a query that is refused
 
     @property
     def websocket_base(self) -> str:
@@ -50,6 +52,11 @@ def emit(message: object) -> None:
 def result(transcript: str, **fields: object) -> None:
     """A result of a client that hides Deepgram's message behind words of its own."""
     emit({"type": "Results", **fields, "channel": {"alternatives": [{"transcript": transcript}]}})
+
+
+def answer(of: str, response: object) -> None:
+    """Deepgram's response to a whole recording."""
+    emit({"type": "_answer", "of": of, "response": response})
 
 
 def refused(status: int) -> None:

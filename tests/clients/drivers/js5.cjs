@@ -1,12 +1,23 @@
 // @deepgram/sdk 5. Its socket reconnects by itself after any close but 1000; the driver ends with the first close.
 "use strict";
 const { DeepgramClient } = require("@deepgram/sdk");
-const { job, emit, end, failed, atRealTime } = require("./_drive.cjs");
+const { job, emit, answer, end, failed, atRealTime } = require("./_drive.cjs");
+
+async function recordings(media) {
+  try {
+    answer("file", await media.transcribeFile(job.audio, job.query));
+    answer("url", await media.transcribeUrl({ url: job.url, ...job.query }));
+    await media.transcribeFile(job.audio, job.wrong);
+  } catch (error) {
+    failed(error);
+  }
+}
 
 async function main() {
   const ws = job.base.replace("http", "ws");
   const environment = { base: job.base, production: ws, agent: ws, agentRest: job.base };
   const client = new DeepgramClient({ apiKey: job.key, environment });
+  if (job.url) return recordings(client.listen.v1.media);
   const socket = await client.listen.v1.connect(job.query);
   const closed = new Promise((done) => socket.on("close", done));
   socket.on("message", emit);

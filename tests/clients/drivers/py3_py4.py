@@ -6,8 +6,23 @@
 import asyncio
 
 import _drive
-from deepgram import DeepgramClient, DeepgramClientOptions, LiveTranscriptionEvents
+from deepgram import (
+    AsyncListenRESTClient,
+    DeepgramApiError,
+    DeepgramClient,
+    DeepgramClientOptions,
+    LiveTranscriptionEvents,
+)
 from websockets.exceptions import InvalidStatus
+
+
+async def recordings(job: _drive.Job, rest: AsyncListenRESTClient) -> None:
+    try:
+        _drive.answer("file", (await rest.transcribe_file({"buffer": job.audio}, job.query)).to_dict())
+        _drive.answer("url", (await rest.transcribe_url({"url": job.url}, job.query)).to_dict())
+        await rest.transcribe_file({"buffer": job.audio}, job.wrong)
+    except DeepgramApiError as error:
+        _drive.refused(int(error.status))
 
 
 async def main() -> None:
@@ -15,6 +30,9 @@ async def main() -> None:
     # Without this option the SDK logs a refused handshake and returns False: the status would be lost.
     options = {"termination_exception_connect": True}
     client = DeepgramClient(job.key, DeepgramClientOptions(url=job.base, options=options))
+    if job.url:
+        await recordings(job, client.listen.asyncrest.v("1"))
+        return
     socket = client.listen.asyncwebsocket.v("1")
 
     async def on_result(_socket: object, result: object, **_: object) -> None:

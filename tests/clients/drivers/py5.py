@@ -16,6 +16,12 @@ async def main() -> None:
     environment = DeepgramClientEnvironment(base=job.base, production=ws, agent=ws)
     client = AsyncDeepgramClient(api_key=job.key, environment=environment)
     try:
+        if job.url:
+            media = client.listen.v1.media
+            _drive.answer("file", (await media.transcribe_file(request=job.audio, **job.query)).dict())
+            _drive.answer("url", (await media.transcribe_url(url=job.url, **job.query)).dict())
+            await media.transcribe_file(request=job.audio, **job.wrong)
+            return
         async with client.listen.v1.connect(**job.query) as socket:
 
             async def control(kind: str) -> None:

@@ -18,6 +18,12 @@ async def main() -> None:
         hosts["agent_rest"] = job.base
     client = AsyncDeepgramClient(api_key=job.key, environment=DeepgramClientEnvironment(**hosts))
     try:
+        if job.url:
+            media = client.listen.v1.media
+            _drive.answer("file", (await media.transcribe_file(request=job.audio, **job.query)).dict())
+            _drive.answer("url", (await media.transcribe_url(url=job.url, **job.query)).dict())
+            await media.transcribe_file(request=job.audio, **job.wrong)
+            return
         async with client.listen.v1.connect(**job.query) as socket:
             socket.on(EventType.MESSAGE, lambda message: _drive.emit(message.dict()))
             listening = asyncio.create_task(socket.start_listening())
