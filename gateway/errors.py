@@ -9,6 +9,7 @@ GatewayError
 │   ├── UpstreamTimeout        no answer inside the dial deadline
 │   └── SessionLost            a client's session cannot be gone on with
 ├── TargetError            an address from outside that the gateway may not, or cannot, connect to
+│   └── TargetBusy             nobody can be asked for it now: too many names are being looked up
 ├── StoreError             the database's: what was asked is not done, or nobody knows whether it is
 │   └── StoreConflict          there is such a row already, or not the one that it belongs to
 └── UsageError             the command line's user: one line, exit code 2
@@ -35,6 +36,10 @@ class UsageError(GatewayError):
 
 class TargetError(GatewayError):
     """What is wrong with a URL that somebody outside named, as a clause that follows the field's name."""
+
+
+class TargetBusy(TargetError):
+    """It could not be looked up, since others take their time; that says nothing about the URL."""
 
 
 class ClientError(GatewayError):

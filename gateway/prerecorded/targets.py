@@ -13,7 +13,8 @@ import ssl
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
+from weakref import WeakValueDictionary
 
 from aiohttp import (
     AddrInfoType,
@@ -29,13 +30,16 @@ from aiohttp.client_exceptions import ClientConnectorCertificateError
 from yarl import URL
 
 from gateway.config import CallbackConfig
-from gateway.errors import TargetError
+from gateway.errors import TargetBusy, TargetError
 from gateway.policy.targets import NOT_FROM_HERE, Target, judge, permits, rules
 
 LOOKUP_SECONDS: Final = 2.0
 """For resolving a name. A refusal at intake takes just as long, whatever its cause."""
 LOOKUPS: Final = 64
 """Names that are resolved at once."""
+LOOKUPS_OF_DOMAIN: Final = 16
+"""Of one domain: whoever has names that hang must not take all places."""
+NOT_NOW: Final = "cannot be looked up now, since too many others are"
 CONNECT_SECONDS: Final = 3.0
 """TCP and TLS; long enough for one lost SYN."""
 MAX_ANSWER_BYTES: Final = 65_536
@@ -80,7 +84,10 @@ class Targets:
         """Raises OSError for a `ca_file` that is none."""
         self._rules = rules(config.allow_http, config.ports, config.allow)
         self._own_ports = own_ports
-        self._lookup = lookup or _Resolver()
+        self._lookup = lookup or _resolve
+        self._places = asyncio.Semaphore(LOOKUPS)
+        self._shares: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()  # by domain
+        self._looking: dict[str, asyncio.Task[Sequence[str]]] = {}  # by host
         self._tls = ssl.create_default_context()
         if config.ca_file:
             self._tls.load_verify_locations(config.ca_file)
@@ -92,7 +99,8 @@ class Targets:
     async def check(self, url: str) -> Target:
         """Whether `url` may be connected to now; at intake, so that the caller hears of it.
 
-        Refused, unknown and unresolvable look alike, and take equally long (S40). Raises TargetError.
+        Refused, unknown and unresolvable look alike, and take equally long (S40). Raises TargetError, and
+        TargetBusy when that cannot be told now.
         """
         target = self.judge(url)
         loop = asyncio.get_running_loop()
@@ -163,8 +171,7 @@ class Targets:
         found: Sequence[str] = (target.host,)
         if literal is None:
             try:
-                async with asyncio.timeout(LOOKUP_SECONDS):
-                    found = await self._lookup(target.host, target.port)
+                found = await self._found(target)
             except (OSError, ValueError):  # TimeoutError is one; ValueError: what IDNA cannot encode
                 raise TargetError(NOT_FROM_HERE) from None
         is_ours = target.port in self._own_ports()
@@ -173,6 +180,40 @@ class Targets:
         ):
             raise TargetError(NOT_FROM_HERE)
         return frozenset(map(ip_address, found))
+
+    async def _found(self, target: Target) -> Sequence[str]:
+        """What its name resolves to; who asks at the same time shares that. Raises TargetBusy, OSError."""
+        looking = self._looking.get(target.host)
+        if looking is None:
+            looking = self._looking[target.host] = asyncio.create_task(self._ask(target))
+            looking.add_done_callback(lambda _: self._looking.pop(target.host))
+            looking.add_done_callback(_noticed)
+        return await asyncio.shield(looking)
+
+    async def _ask(self, target: Target) -> Sequence[str]:
+        free = await self._place(".".join(target.host.rsplit(".", 2)[-2:]))
+        answer = asyncio.ensure_future(self._lookup(target.host, target.port))
+        answer.add_done_callback(
+            lambda _: free()
+        )  # which of a name that hangs comes after everybody has left
+        answer.add_done_callback(_noticed)
+        async with asyncio.timeout(LOOKUP_SECONDS):
+            return await asyncio.shield(answer)
+
+    async def _place(self, domain: str) -> Callable[[], None]:
+        """Gives a place back. Raises TargetBusy when none becomes free."""
+        share = self._shares.get(domain)
+        if share is None:
+            share = self._shares[domain] = asyncio.Semaphore(LOOKUPS_OF_DOMAIN)
+        with contextlib.ExitStack() as taken:
+            try:
+                async with asyncio.timeout(LOOKUP_SECONDS):
+                    for places in (share, self._places):
+                        await places.acquire()
+                        taken.callback(places.release)
+            except TimeoutError:
+                raise TargetBusy(NOT_NOW) from None
+            return taken.pop_all().close
 
     @contextlib.asynccontextmanager
     async def _request(
@@ -242,36 +283,35 @@ class _Pinned(AbstractResolver):
         """Nothing is open."""
 
 
-class _Resolver:
+async def _resolve(host: str, port: int) -> Sequence[str]:
     """The system's resolver, in threads of its own: names that hang must not hold up the dials to Deepgram,
     which share the loop's few."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Sequence[str]] = loop.create_future()
 
-    def __init__(self) -> None:
-        self._places = asyncio.Semaphore(LOOKUPS)
+    def finish(found: Sequence[str], error: OSError | None) -> None:
+        if not done.done():  # nobody waits any more
+            done.set_exception(error) if error else done.set_result(found)
 
-    async def __call__(self, host: str, port: int) -> Sequence[str]:
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[Sequence[str]] = loop.create_future()
-        await self._places.acquire()
+    def look() -> None:
+        found: Sequence[str] = ()
+        error: OSError | None = None
+        try:
+            infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found = [str(info[4][0]) for info in infos]
+        except (OSError, UnicodeError) as exc:
+            error = exc if isinstance(exc, OSError) else OSError(str(exc))
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(finish, found, error)
 
-        def finish(found: Sequence[str], error: OSError | None) -> None:
-            self._places.release()
-            if not done.done():  # nobody waits any more
-                done.set_exception(error) if error else done.set_result(found)
+    threading.Thread(target=look, name="lookup", daemon=True).start()
+    return await done
 
-        def look() -> None:
-            found: Sequence[str] = ()
-            error: OSError | None = None
-            try:
-                infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-                found = [str(info[4][0]) for info in infos]
-            except (OSError, UnicodeError) as exc:
-                error = exc if isinstance(exc, OSError) else OSError(str(exc))
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(finish, found, error)
 
-        threading.Thread(target=look, name="lookup", daemon=True).start()
-        return await done
+def _noticed(done: asyncio.Future[Any]) -> None:
+    """Its failure is told to whoever waits, if anybody still does."""
+    if not done.cancelled():
+        done.exception()
 
 
 def _is_this_machine(address: str) -> bool:

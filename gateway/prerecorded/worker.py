@@ -245,13 +245,18 @@ class Worker:
         )
 
     async def _end(self, job: Job, after: Job, how: str) -> Job | None:
-        """Writes how an attempt ended, however long the store is down; None if it came too late."""
+        """Writes how an attempt ended, however long the store is down; None if it came too late.
+
+        In a drain it is tried once.
+        """
         refused = 0
         while True:
             try:
                 written = await self._store.write(partial(self._write, job=after))
             except Exception as exc:  # also a defect of ours in what belongs to the end
                 self._log.warning("job.end_not_written", job=job.id, error=str(exc))
+                if self._draining:
+                    return None  # its lease runs out, and another worker runs it again
                 refused += self._store.healthy
                 if refused == MOST_REFUSED:  # it is not the store that is wrong
                     after = self._settled(job, Failed(JobError("NOT_STORED", str(exc))))

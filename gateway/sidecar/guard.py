@@ -10,7 +10,7 @@ from aiohttp import web
 
 from gateway.auth import Authenticator, Principal, parse_credential
 from gateway.deepgram.errors import Refusal
-from gateway.errors import ClientError, StoreError
+from gateway.errors import ClientError, StoreError, TargetBusy
 from gateway.prerecorded.request import BadField
 from gateway.prerecorded.spool import SpoolFull
 from gateway.prerecorded.upload import UploadRefused
@@ -18,6 +18,9 @@ from gateway.sidecar.errors import refusal
 
 STORE_DOWN: Final = Refusal(503, "UNAVAILABLE", "The store is down.", retry_after=5)
 SPOOL_FULL: Final = Refusal(503, "SPOOL_FULL", "The gateway has no room for uploads.", retry_after=30)
+LOOKUPS_BUSY: Final = Refusal(
+    503, "UNAVAILABLE", "The gateway has as many names to look up as it takes.", retry_after=5
+)
 
 Handle = Callable[[web.Request, Principal], Awaitable[web.StreamResponse]]
 
@@ -92,6 +95,8 @@ class Guard:
                 problem = Refusal(400, "INVALID_FIELD", str(exc))
             case SpoolFull():
                 problem = SPOOL_FULL
+            case TargetBusy():
+                problem = LOOKUPS_BUSY
             case StoreError():
                 problem = self._down
             case ClientError():

@@ -16,7 +16,7 @@ from gateway.auth import Authenticator
 from gateway.config import Config
 from gateway.deepgram.errors import Refusal
 from gateway.deepgram.query import ListenQuery
-from gateway.errors import TargetError
+from gateway.errors import TargetBusy, TargetError
 from gateway.live.front import FOREIGN_ORIGIN, origin_allowed
 from gateway.prerecorded import probe
 from gateway.prerecorded.request import BadField, TranscribeRequest, read
@@ -128,9 +128,14 @@ class Intake:
                 raise BadField(field, problem)
 
     async def problem(self, field: str, address: str) -> str:
-        """What is wrong with the `url` or `callback` of a request; nothing if it may be gone to."""
+        """What is wrong with the `url` or `callback` of a request; nothing if it may be gone to.
+
+        Raises TargetBusy.
+        """
         try:
             await self._checks[field](address)
+        except TargetBusy:
+            raise
         except TargetError as exc:
             return str(exc)
         return ""

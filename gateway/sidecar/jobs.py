@@ -270,9 +270,9 @@ class JobRoutes:
             return (await self._written([job]))[0]
         try:
             [written] = await self._written([job])
-        except BaseException:
-            await asyncio.shield(self._spool.delete(name))
-            raise
+        except Refused:
+            await self._spool.delete(name)
+            raise  # whatever else is raised, the row may yet be committed: what has none is swept
         if written is not job and written.ended_at:  # it came before, and has no use for audio any more
             await self._spool.delete(name)
         return written

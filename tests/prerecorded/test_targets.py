@@ -13,7 +13,7 @@ import pytest
 import trustme
 
 from gateway.config import CallbackConfig
-from gateway.errors import TargetError
+from gateway.errors import TargetBusy, TargetError
 from gateway.policy.targets import NOT_FROM_HERE
 from gateway.prerecorded import targets as module
 from gateway.prerecorded.targets import MAX_ANSWER_BYTES, Targets
@@ -318,7 +318,64 @@ async def test_fetches_are_capped(receiver: Receiver) -> None:
 
 async def test_the_system_resolver() -> None:
     """A name is resolved beside the loop; one that is none is refused."""
-    resolver = module._Resolver()
-    assert set(await resolver("localhost", 80)) <= {"127.0.0.1", "::1"}
+    assert set(await module._resolve("localhost", 80)) <= {"127.0.0.1", "::1"}
     with pytest.raises(OSError, match=r"."):
-        await resolver("a" * 64 + ".invalid", 80)
+        await module._resolve("a" * 64 + ".invalid", 80)
+
+
+class Hanging:
+    """A resolver for which names of evil.example hang until they are let go."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.over = asyncio.Event()
+
+    async def __call__(self, host: str, port: int) -> Sequence[str]:
+        self.asked.append(host)
+        if host.endswith("evil.example"):
+            await self.over.wait()
+        return [PUBLIC]
+
+
+async def refusal(targets: Targets, host: str) -> type[TargetError] | None:
+    try:
+        await targets.check(f"https://{host}/")
+    except TargetError as exc:
+        return type(exc)
+    return None
+
+
+async def test_names_that_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    """S35: those of one domain leave places for others, and have their own back when they are done."""
+    monkeypatch.setattr(module, "LOOKUP_SECONDS", 0.2)
+    hanging = Hanging()
+    targets = Targets(CallbackConfig(), tuple, hanging)
+    evil = [f"a{n}.evil.example" for n in range(module.LOOKUPS_OF_DOMAIN + 4)]
+    found = await asyncio.gather(*(refusal(targets, host) for host in evil), refusal(targets, "good.example"))
+    assert found == [TargetError] * module.LOOKUPS_OF_DOMAIN + [TargetBusy] * 4 + [None]
+    assert await refusal(targets, "more.evil.example") is TargetBusy
+    hanging.over.set()
+    await asyncio.sleep(0)
+    assert await refusal(targets, "more.evil.example") is None
+
+
+async def test_no_place_is_not_the_names_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all places are taken, a good name is not called a bad one; and its time begins with its place."""
+    monkeypatch.setattr(module, "LOOKUP_SECONDS", 0.2)
+    monkeypatch.setattr(module, "LOOKUPS", 1)
+    hanging = Hanging()
+    targets = Targets(CallbackConfig(), tuple, hanging)
+    assert await refusal(targets, "evil.example") is TargetError
+    assert await refusal(targets, "good.example") is TargetBusy
+    waiting = asyncio.create_task(refusal(targets, "good.example"))
+    await asyncio.sleep(0.1)
+    hanging.over.set()
+    assert await waiting is None
+
+
+async def test_one_name_is_asked_for_once() -> None:
+    """By however many at the same time."""
+    hanging = Hanging()
+    targets = Targets(CallbackConfig(), tuple, hanging)
+    assert await asyncio.gather(*(refusal(targets, "good.example") for _ in range(100))) == [None] * 100
+    assert hanging.asked == ["good.example"]

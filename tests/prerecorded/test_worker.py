@@ -82,6 +82,41 @@ async def test_an_end_that_breaks(tmp_path: Path) -> None:
     await host.stop()
 
 
+async def test_a_drain_while_the_store_is_down(tmp_path: Path) -> None:
+    """Ends all the same: what cannot be written is left to who finds the lease over."""
+    began = asyncio.Event()
+
+    async def attempt(_job: Job) -> Outcome:
+        began.set()
+        return await asyncio.get_running_loop().create_future()
+
+    host = await Host.start(Place(f"sqlite:///{tmp_path}/gateway.db", JobsConfig(lease=30.0)), attempt)
+    [job] = await host.submit()
+    await began.wait()
+    host.store.healthy = False
+    async with asyncio.timeout(10):
+        await host.queue.drain(0.05)
+    host.store.healthy = True
+    assert (await host.get(job)).state == "running"
+    await host.stop()
+
+
+async def test_a_drain_while_an_end_waits_for_the_store(tmp_path: Path) -> None:
+    """The same, where the attempt was over before."""
+    host = await Host.start(Place(f"sqlite:///{tmp_path}/gateway.db", JobsConfig(lease=30.0)), None)
+    [job] = await host.submit()
+    [claimed] = await host.worker.claim()
+    host.store.healthy = False
+    running = host.worker.run(claimed)
+    await asyncio.sleep(0.1)
+    async with asyncio.timeout(10):
+        await host.worker.drain(0.05)
+    assert running.done()
+    host.store.healthy = True
+    assert (await host.get(job)).state == "running"
+    await host.stop()
+
+
 async def test_what_runs_here_is_not_lost(tmp_path: Path) -> None:
     """Though its lease ran out, as it does while the store is down."""
     over = asyncio.Event()

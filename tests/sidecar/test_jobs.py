@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -227,3 +228,32 @@ async def test_who_watches_while_the_store_goes_down(
             assert seen.count(b"HTTP/1.1 ") == 1
             assert b"503" not in seen
         await client.said("DELETE", f"/v1/jobs/{job['id']}")
+
+
+async def test_who_leaves_while_the_job_is_written(
+    stand: Stand,  # noqa: F811 - a fixture is asked for by name
+    tmp_path: Path,
+) -> None:
+    """Leaves a job with its audio: the row is committed after all."""
+    emulator = await stand.emulator()
+    gateway = await stand.gateway(
+        emulator.url,
+        store={"url": f"sqlite:///{tmp_path}/gateway.db"},
+        prerecorded={"spool_dir": str(tmp_path / "spool")},
+    )
+    host, port = gateway.sidecar_address
+    async with aiohttp.ClientSession(f"http://{host}:{port}") as session:
+        client = Client(session, tmp_path / "spool")
+        lock = sqlite3.connect(tmp_path / "gateway.db", isolation_level=None)
+        lock.execute("BEGIN IMMEDIATE")
+        upload = asyncio.create_task(client.upload("id=one"))
+        await eventually(lambda: client.kept)
+        await asyncio.sleep(0.1)
+        upload.cancel()
+        await asyncio.sleep(0.1)
+        lock.execute("COMMIT")
+        lock.close()
+        await eventually(
+            lambda: gateway.metrics.job_attempts["done"] + gateway.metrics.job_attempts["failed"]
+        )
+        assert (await client.ended("one"))["state"] == "succeeded"
