@@ -86,9 +86,10 @@ async def test_a_drain_while_the_store_is_down(tmp_path: Path) -> None:
     """Ends all the same: what cannot be written is left to who finds the lease over."""
     began = asyncio.Event()
 
-    async def attempt(_job: Job) -> Outcome:
+    async def attempt(job: Job) -> Outcome:
         began.set()
-        return await asyncio.get_running_loop().create_future()
+        await asyncio.Event().wait()
+        return await done(job)
 
     host = await Host.start(Place(f"sqlite:///{tmp_path}/gateway.db", JobsConfig(lease=30.0)), attempt)
     [job] = await host.submit()
