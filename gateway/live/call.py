@@ -7,15 +7,17 @@ what it has for Deepgram, and set the one timer. Audio that is only relayed need
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any, Final
 
 from gateway.auth import Credential, Principal, upstream_authorization
-from gateway.deepgram.errors import ABNORMAL, TRY_LATER, named_code
+from gateway.deepgram.errors import ABNORMAL, INTERNAL, TRY_LATER, Refusal, named_code
 from gateway.deepgram.headers import forwarded
 from gateway.deepgram.query import ListenQuery
 from gateway.deepgram.recogniser import FINAL, INTERIM, ListenV1, ListenV2, Recogniser
 from gateway.dialects.deepgram_wire import END_OF_AUDIO, decode
-from gateway.live.client import ClientLeg
+from gateway.live.client import ClientLeg, refusal_headers
+from gateway.live.defects import contained
 from gateway.live.exchange import Exchange
 from gateway.live.head import LISTEN_PATHS, Head
 from gateway.live.lines import Lines
@@ -48,6 +50,7 @@ from gateway.session.events import (
 )
 from gateway.session.protocol import SessionProtocol
 from gateway.session.resume import SLOW, TAKEN, GatewayResume, Resumption, Verdict
+from gateway.session.states import State
 from gateway.session.stream import ROTATED
 from gateway.store.sessions import Session
 from gateway.store.transcripts import Transcript
@@ -60,6 +63,8 @@ CREDENTIAL_ALARMS: Final = {
 """What the operator must mend: the key, the account, or what the project may use."""
 NO_CODE: Final = 1005
 """A close frame without a code (RFC 6455 §7.1.5)."""
+BROKEN: Final = Refusal(500, "Internal Server Error", "The gateway made a mistake, and cannot go on.")
+"""What a defect of ours is to the client."""
 SLOW_REASON: Final = "results were not read in time"
 
 
@@ -104,6 +109,7 @@ class Call:
         self._record = Record(self.session_id, exchange.clock(), exchange.recorder if is_kept else None)
         self._watchers: tuple[Observer, ...] = ()
         self._close_code: int | None = None
+        self._is_broken = False
         self._client = self._sink_for(leg)
         self._sinks: tuple[Sink, ...] = (self._client, self._record)
         self.session = SessionProtocol(
@@ -119,7 +125,9 @@ class Call:
             catch_up=wanted(said, config.session),
         )
         headers = forwarded(head.headers, authorization)
-        self._lines = Lines(exchange, self.session, target, headers, self._turn, self._pass_on, self._logger)
+        self._lines = Lines(
+            exchange, self.session, target, headers, self._turn, self._pass_on, self.defect, self._logger
+        )
         exchange.opened(self.session_id, self)
         self._metrics.sessions_active += 1
 
@@ -172,6 +180,7 @@ class Call:
     def journal_bytes(self) -> int:
         return self.session.resumption.journal_bytes if self.session.resumption else 0
 
+    @contained
     def start(self) -> None:
         self._turn()
 
@@ -183,25 +192,26 @@ class Call:
         verdict, now = self.session.judge(request), self._loop.time()
         if verdict is Verdict.STRANGER:
             return verdict
-        self._fence(now)
-        if verdict is Verdict.WELCOME:
-            self._leg, leg.owner = leg, self
-            leg.read_in_turns(self._exchange.slots, self._batch_ms)
-            self._client = self._sink_for(leg)
-            self._follow(self._client)
-            self._close_code = None
-            self.session.client_returned(request, now)
-        else:
-            self.session.client_lost(now)
-            self.session.let_go(now)
-        self._turn()
+        try:
+            self._fence(now)
+            if verdict is Verdict.WELCOME:
+                self._seat(leg)
+                self.session.client_returned(request, now)
+            else:
+                self.session.client_lost(now)
+                self.session.let_go(now)
+            self._turn()
+        except Exception:
+            self.defect()
         return verdict
 
+    @contained
     def let_go(self) -> None:
         """Nobody can come back to this call any more."""
         self.session.let_go(self._loop.time())
         self._turn()
 
+    @contained
     def shut_down(self, code: int, reason: str) -> None:
         self.session.shut_down(code, reason, self._loop.time())
         self._turn()
@@ -210,17 +220,32 @@ class Call:
     def held(self) -> Held:
         return Held(self.session.held_bytes, self.session.can_shrink)
 
+    @contained
     def shrink(self, limit: int) -> None:
         """Keeps `limit` bytes for replay at most."""
         self._logger().warning("call.shrunk", limit_bytes=limit)
         self.session.shrink(limit, self._loop.time())
         self._turn()
 
+    @contained
     def cut_short(self, code: int, reason: str) -> None:
         """Ends here and now, with what is missing declared."""
         self._logger().warning("call.cut_short", reason=reason)
         self.session.stream_failed(code, reason)
         self._turn()
+
+    def defect(self, undone: Iterable[Event] = ()) -> None:
+        """A mistake of ours came to light, and its exception is being handled: it costs this call alone.
+
+        After `undone` what is missing is declared and the call ends, 1011; if not even that can be done, it
+        is dropped.
+        """
+        self._logger().exception("call.defect")
+        if self._is_broken:
+            self._drop()
+        else:
+            self._is_broken = True
+            self._break_off(undone)
 
     # Who else follows it
 
@@ -298,6 +323,14 @@ class Call:
         limits = self._exchange.config.session
         return ClientSink(leg, limits.client_queue_bytes, limits.client_slow, self._client_is_slow)
 
+    def _seat(self, leg: ClientLeg) -> None:
+        """The client is on this connection from now on."""
+        self._leg, leg.owner = leg, self
+        leg.read_in_turns(self._exchange.slots, self._batch_ms)
+        self._client = self._sink_for(leg)
+        self._follow(self._client)
+        self._close_code = None
+
     def _fence(self, now: float) -> None:
         """Nothing that still comes from the connection that the client had has any effect."""
         leg = self._leg
@@ -313,14 +346,18 @@ class Call:
     def _turn(self) -> None:
         self._turn_is_due = False
         session = self.session
-        for event in session.events_received():
-            self._perform(event)
-        now = self._loop.time()
-        self._lines.send(now)
-        self._leg.flush()
-        if session.reading is (self._paused_at is not None):
-            self._pause(not session.reading, now)
-        self._arm()
+        events = iter(session.events_received())
+        try:
+            for event in events:
+                self._perform(event)
+            now = self._loop.time()
+            self._lines.send(now)
+            self._leg.flush()
+            if session.reading is (self._paused_at is not None):
+                self._pause(not session.reading, now)
+            self._arm()
+        except Exception:
+            self.defect(events)
 
     def _perform(self, event: Event) -> None:
         match event:
@@ -440,11 +477,13 @@ class Call:
             # The time is kept beside it: what uvloop gives for a time that has come has no `when`.
             self._timer, self._timer_at = self._loop.call_at(at, self._on_timer), at
 
+    @contained
     def _on_timer(self) -> None:
         self._timer = None
         self.session.handle_timer(self._loop.time())
         self._turn()
 
+    @contained
     def _client_is_slow(self) -> None:
         self._metrics.client_slow += 1
         self._logger().warning("call.client_slow")
@@ -453,15 +492,12 @@ class Call:
     def _ended(self, outcome: str) -> None:
         session, metrics = self.session, self._metrics
         seconds = session.stream.audio_seconds
-        metrics.sessions_active -= 1
-        metrics.sessions.add(outcome)
+        self._release(outcome)
         metrics.transcription_ended(outcome, self._model, self._lines.region)
         metrics.continuity.add(session.continuity)
         self._exchange.ended_seconds += seconds
         metrics.stale_results += session.stream.stale
         metrics.upstream_bad_messages += session.stream.malformed
-        self._exchange.attached(self)
-        self._exchange.closed(self.session_id)
         over = self.describe(outcome)
         if self._exchange.recorder is not None and session.request_id:
             self._exchange.recorder.over(over)
@@ -475,6 +511,42 @@ class Call:
             connections=session.dials,
             upstream_requests=session.stream.request_ids,
         )
+
+    @contained
+    def _break_off(self, undone: Iterable[Event]) -> None:
+        for event in undone:
+            self._perform(event)
+        if self.session.state is State.CONNECTING:
+            request_id = self._exchange.mint_request_id()
+            headers = refusal_headers(BROKEN, request_id)
+            self.session.stream_refused(BROKEN.status, headers, BROKEN.body(request_id))
+            self._turn()
+        elif self._is_known:
+            self.cut_short(INTERNAL, BROKEN.message)
+
+    @property
+    def _is_known(self) -> bool:
+        """Whether the process knows of it, and waits for its end."""
+        return self.session_id in self._exchange.calls
+
+    def _release(self, outcome: str) -> None:
+        """The process knows nothing more of it."""
+        self._metrics.sessions_active -= 1
+        self._metrics.sessions.add(outcome)
+        self._exchange.attached(self)
+        self._exchange.closed(self.session_id)
+
+    def _drop(self) -> None:
+        """Ends it without asking the session, which is not to be trusted any more."""
+        if not self._is_known:
+            return
+        self._release("failed")
+        if self._timer is not None:
+            self._timer.cancel()
+        self._client.forget()
+        self._lines.abandon()
+        self._leg.owner = None
+        self._leg.close(INTERNAL, BROKEN.message)
 
 
 def batch_window(head: Head) -> int | None:

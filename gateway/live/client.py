@@ -40,6 +40,8 @@ class ClientOwner(Protocol):
         """`code` as received, 1006 without a close frame; `sent`: that of our own, if there was one."""
 
     def client_overflowed(self) -> None: ...
+    def defect(self) -> None:
+        """A mistake of ours came to light in what the client said; the exception is being handled."""
 
 
 class _Server(ServerProtocol):
@@ -175,6 +177,12 @@ class ClientLeg(WebSocketLeg):
     def writable_changed(self) -> None:
         if self.owner is not None and self.writable:
             self.owner.client_reads()
+
+    def defect(self) -> None:
+        if self.owner is not None:
+            self.owner.defect()
+        else:
+            super().defect()
 
     def _leave_slots(self) -> None:
         """The end is the loop's business, and should be known at once."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from gateway.auth import Authenticator, Principal
 from gateway.config import Config
 from gateway.deepgram.errors import TRY_LATER
+from gateway.live.defects import contained
 from gateway.live.gate import DialGate
 from gateway.live.record import Recorder
 from gateway.live.slots import Slots
@@ -114,11 +115,19 @@ class Exchange:
     async def watch(self) -> None:
         """Keeps the replay buffers within `server.buffer_memory` and batches by load, until cancelled."""
         while True:
-            self.make_room()
             looked_at, spent = time.monotonic(), time.thread_time()
+            self._sweep()
             await asyncio.sleep(SWEEP_INTERVAL)
             busy = (time.thread_time() - spent) / (time.monotonic() - looked_at)
             self.slots.set_window(self.batching.observe(busy))
+
+    @contained
+    def _sweep(self) -> None:
+        self.make_room()
+
+    def defect(self) -> None:
+        """A sweep failed, and comes again."""
+        self.log.exception("sweep.defect")
 
     def make_room(self) -> None:
         """One look at what the sessions hold, and what must be done about it."""

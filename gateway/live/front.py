@@ -210,6 +210,10 @@ class _Returning:
     def client_overflowed(self) -> None:
         pass
 
+    def defect(self) -> None:
+        self._depart()
+        self._leg.defect()
+
     def _begin_anew(self) -> None:
         door, leg = self._door, self._leg
         if door.draining or door.exchange.is_full:

@@ -28,9 +28,13 @@ class Lines:
         headers: list[tuple[str, str]],
         turn: Callable[[], None],
         deliver: Callable[[Deliver], None],
+        defect: Callable[[], None],
         logger: Callable[[], Any],
     ) -> None:
-        """`target`: path and query; `headers` of the upgrade request. `deliver`: a result needs no turn."""
+        """`target`: path and query; `headers` of the upgrade request. `deliver`: a result needs no turn.
+
+        `defect`: see `UpstreamOwner`.
+        """
         self.region = ""
         self._exchange = exchange
         self._metrics = exchange.metrics
@@ -40,6 +44,7 @@ class Lines:
         self._turn = turn
         self._deliver = deliver
         self._logger = logger
+        self.defect = defect
         self._turn_is_due = False
         self._loop = asyncio.get_running_loop()
         self._legs: dict[int, UpstreamLeg] = {}
@@ -51,6 +56,11 @@ class Lines:
 
     def dial(self, epoch: int) -> None:
         self._dials[epoch] = self._exchange.tasks.create_task(self._dial(epoch))
+
+    def abandon(self) -> None:
+        """Hangs up on all there is."""
+        for epoch in [*self._dials, *self._legs]:
+            self.hang_up(epoch)
 
     def hang_up(self, epoch: int) -> None:
         """Without effect where nothing is left of it."""
@@ -142,6 +152,14 @@ class Lines:
             leg.send_ping()
 
     async def _dial(self, epoch: int) -> None:
+        try:
+            await self._try(epoch)
+        except Exception:  # out of here it would end every call there is
+            self.defect()
+        finally:
+            self._dials.pop(epoch, None)
+
+    async def _try(self, epoch: int) -> None:
         exchange = self._exchange
         await exchange.gate.turn(is_new=epoch == 1)
         started = self._loop.time()
@@ -162,7 +180,7 @@ class Lines:
             exchange.regions.failed(region.name, self._loop.time())
             self._logger().warning("upstream.unreachable", error=str(exc), region=region.name)
             self._session.dial_failed(epoch, self._loop.time())
-        except Exception:  # a defect of ours costs this dial; out of here it would end every call there is
+        except Exception:  # a mistake in how we dial costs this dial
             outcome = "unavailable"
             self._logger().exception("upstream.dial_defect", region=region.name)
             self._session.dial_failed(epoch, self._loop.time())
@@ -170,7 +188,6 @@ class Lines:
             self._metrics.handshakes.add("101")
             self._metrics.dial_seconds.observe(self._loop.time() - started)
         self._metrics.dials.add(outcome)
-        self._dials.pop(epoch, None)
         if outcome != "opened":
             self._loop.call_soon(self._turn)
 

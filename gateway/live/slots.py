@@ -29,6 +29,9 @@ class SlottedLeg(Protocol):
     def read_now(self) -> bool:
         """Reads what is there; False: only the loop can deal with what it found."""
 
+    def defect(self) -> None:
+        """`read_now` raised, and the exception is being handled."""
+
 
 class _Seat:
     """A leg's place: its own window, if it has one, and whether it is in a slot now."""
@@ -98,13 +101,19 @@ class Slots:
         next_common = ring[(at + _ticks(common)) % len(ring)]
         for seat in seats:
             leg, own = seat.leg, seat.own_ms
-            if leg is not None and (common if own is None else own) and leg.read_now():
-                (next_common if own is None else ring[(at + _ticks(own)) % len(ring)]).append(seat)
-                continue
+            if leg is not None and (common if own is None else own):
+                try:
+                    goes_on = leg.read_now()
+                except Exception:  # out of here it would be the last tick, and no client be read any more
+                    leg.defect()
+                    goes_on = False
+                if goes_on:
+                    (next_common if own is None else ring[(at + _ticks(own)) % len(ring)]).append(seat)
+                    continue
             seat.seated = False
             self._seated -= 1
-            if leg is not None:
-                leg.join_loop()
+            if seat.leg is not None:
+                seat.leg.join_loop()
         self._timer = None
         if self._seated:
             self._due = max(self._due + TICK, self._loop.time())

@@ -44,6 +44,8 @@ class UpstreamOwner(Protocol):
         """Deepgram does not read what we sent, or reads it again."""
 
     def upstream_closed(self, leg: UpstreamLeg, code: int, reason: str) -> None: ...
+    def defect(self) -> None:
+        """A mistake of ours came to light in what Deepgram said; the exception is being handled."""
 
 
 class UpstreamLeg(WebSocketLeg):
@@ -114,6 +116,9 @@ class UpstreamLeg(WebSocketLeg):
 
     def writable_changed(self) -> None:
         self._owner.upstream_blocked(self, not self.writable)
+
+    def defect(self) -> None:
+        self._owner.defect()
 
     def _fail(self, error: Exception) -> None:
         if not self.answered.done():

@@ -14,12 +14,15 @@ import functools
 import os
 import socket
 import struct
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple, cast
 
 from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol as SansIO
 from websockets.protocol import Side, State
+
+from gateway.live.defects import contained
 
 try:
     from websockets.speedups import apply_mask
@@ -231,6 +234,11 @@ class WebSocketLeg(asyncio.BufferedProtocol):
     def overflowed(self) -> None:
         """The peer left too much unread, pongs included (faults.md M1)."""
 
+    def defect(self) -> None:
+        """What the connection said met a mistake of ours; the exception is being handled."""
+        self._loop.call_exception_handler({"message": "live.defect", "exception": sys.exception()})
+        self.abort()
+
     # What asyncio calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -245,7 +253,10 @@ class WebSocketLeg(asyncio.BufferedProtocol):
         return RECEIVED
 
     def buffer_updated(self, nbytes: int) -> None:
-        self.data_received(RECEIVED[:nbytes])
+        try:
+            self.data_received(RECEIVED[:nbytes])
+        except Exception:
+            self.defect()
 
     def data_received(self, data: bytes | memoryview) -> None:
         # Without websockets' protocol the connection is open, and nothing has begun but what is in `_tail`.
@@ -260,15 +271,16 @@ class WebSocketLeg(asyncio.BufferedProtocol):
             if self._ws is not None and self._ws.close_expected():
                 self._close_soon()
 
-    def eof_received(self) -> bool:
+    @contained
+    def eof_received(self) -> None:
         self._stop_walking(b"".join(self._tail))
         self.ws.receive_eof()
         self._hand_over()
         self.read_done()
         self.flush()
         self._close_soon()  # asyncio closes only when all is written, and who reads it may be gone
-        return False
 
+    @contained
     def connection_lost(self, exc: Exception | None) -> None:
         if self._closing is not None:
             self._closing.cancel()
@@ -283,10 +295,12 @@ class WebSocketLeg(asyncio.BufferedProtocol):
             code, reason = (received.code, received.reason) if received else (ABNORMAL, "")
             self.lost(code, reason)
 
+    @contained
     def pause_writing(self) -> None:
         self.writable = False
         self.writable_changed()
 
+    @contained
     def resume_writing(self) -> None:
         self.writable = True
         self.writable_changed()

@@ -21,6 +21,8 @@ class Leg:
         self.polled = True
         self.finds = True
         self.reads: list[float] = []
+        self.is_faulty = False
+        self.defects = 0
 
     def leave_loop(self) -> bool:
         if self.can_leave:
@@ -32,7 +34,12 @@ class Leg:
 
     def read_now(self) -> bool:
         self.reads.append(asyncio.get_running_loop().time())
+        if self.is_faulty:
+            raise ZeroDivisionError
         return self.finds
+
+    def defect(self) -> None:
+        self.defects += 1
 
 
 async def test_each_leg_once_per_window() -> None:
@@ -104,3 +111,18 @@ def test_reading() -> None:
     os.close(closed)
     with pytest.raises(OSError, match="Bad file descriptor"):
         read_ready(closed, into)
+
+
+async def test_a_defect_in_one_leg_is_no_other_s() -> None:
+    """It hears of it and goes back to the loop; the others are read as before."""
+    slots = Slots(20)
+    legs = [Leg() for _ in range(3)]
+    for leg in legs:
+        slots.join(leg, None)
+    legs[1].is_faulty = True
+    await eventually(lambda: legs[1].defects)
+    seen = len(legs[0].reads), len(legs[2].reads)
+    await eventually(lambda: len(legs[0].reads) > seen[0] + 2 and len(legs[2].reads) > seen[1] + 2)
+    assert (legs[1].defects, legs[1].polled) == (1, True)
+    for leg in legs:
+        slots.leave(leg)
