@@ -69,6 +69,9 @@ SLOW_REASON: Final = "results were not read in time"
 
 
 class Call:
+    _is_broken = False
+    """A mistake of ours has come to light in it."""
+
     def __init__(
         self,
         exchange: Exchange,
@@ -109,7 +112,6 @@ class Call:
         self._record = Record(self.session_id, exchange.clock(), exchange.recorder if is_kept else None)
         self._watchers: tuple[Observer, ...] = ()
         self._close_code: int | None = None
-        self._is_broken = False
         self._client = self._sink_for(leg)
         self._sinks: tuple[Sink, ...] = (self._client, self._record)
         self.session = SessionProtocol(
@@ -231,7 +233,10 @@ class Call:
     def cut_short(self, code: int, reason: str) -> None:
         """Ends here and now, with what is missing declared."""
         self._logger().warning("call.cut_short", reason=reason)
-        self.session.stream_failed(code, reason)
+        if self.session.state is State.HELD:  # nothing is missing: it only waits to be told so
+            self.session.client_lost(self._loop.time(), code)
+        else:
+            self.session.stream_failed(code, reason)
         self._turn()
 
     def defect(self, undone: Iterable[Event] = ()) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from websockets.asyncio.client import connect
 
+from gateway.emulator import Fault
 from tests.fakes.daemon import CONFIG, Daemon
 from tests.fakes.stand import CLOSE_STREAM, LISTEN, Stand, call, eventually, get, of_type, read, send, words
 from tests.fakes.wire_client import WireClient, upgrade
@@ -165,3 +166,25 @@ async def test_a_port_that_is_taken(stand: Stand, tmp_path: Path, which: str) ->
     assert len(daemon.noise) == 1, daemon.noise
     assert "in use" in daemon.noise[0]
     assert daemon.event("server.ready") is None
+
+
+async def test_a_mute_deepgram_costs_no_audio_undeclared(stand: Stand, tmp_path: Path) -> None:
+    """What has no final when time is up is a gap, to the client and in the log; the exit is a clean one."""
+    emulator = await stand.emulator(faults=(Fault("mute"),))
+    loop = asyncio.get_running_loop()
+    async with await launch(tmp_path, emulator.url, 0.2) as daemon, client(daemon) as ws:
+        await send(ws, b"\xff" * 8000)
+        await eventually(lambda: emulator.connections[0].audio_bytes == 8000)
+        start = loop.time()
+        daemon.signal()
+        messages = await read(ws)
+        assert ws.close_code == RESTART
+        assert of_type(messages, "Error")
+        assert await daemon.wait(10) == 0
+        assert loop.time() - start < 0.2 + 2.0 + 5.0
+    gap, stopped = daemon.event("call.gap"), daemon.event("server.stopped")
+    assert gap is not None
+    assert (gap["start"], gap["stop"]) == (0.0, 1.0)
+    assert stopped is not None
+    assert stopped["calls_cut"] == 1
+    assert daemon.noise == []

@@ -51,6 +51,9 @@ class Owner:
     def upstream_closed(self, leg: UpstreamLeg, code: int, reason: str) -> None:
         self.closes.append((code, reason))
 
+    def defect(self) -> None:
+        raise AssertionError("there is none")
+
 
 async def dial(url: str, owner: Owner, deadline: float = 2.0) -> None:
     await Dialer(DeepgramConfig(dial_timeout=deadline)).dial(RegionConfig(url=url), owner.make)
