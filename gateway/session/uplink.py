@@ -9,8 +9,7 @@ from __future__ import annotations
 import enum
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
 
 import msgspec
 
@@ -27,7 +26,8 @@ COMPRESSED_CHUNK_BYTES = 65_536
 
 
 WAITING_CONTROLS = 100
-"""Control messages that may wait for a connection or for the audio before them."""
+"""Control messages that may wait for a connection or for the audio before them; and that are kept of those
+that went up, for another connection."""
 
 
 class Repeat(enum.Enum):
@@ -58,7 +58,7 @@ class Uplink:
 
     __slots__ = (  # noqa: SIM905 (twenty names, one to a line, say no more)
         "_answers _began _burst _catch_up_pace _controls _finalizes _finished _flows _given _highest "
-        "_largest _next _pace _pacer _repeated _unanswered buffer catching_up clock limit received "
+        "_largest _next _pace _pacer _repeated _settled _unanswered buffer catching_up clock limit received "
         "relayed_at sent sent_at wake_at"
     ).split()
 
@@ -87,6 +87,7 @@ class Uplink:
         self._flows = False  # nothing waits, and nothing is to be done but to pass audio on
         self._controls: list[_Control] = []
         self._next = 0
+        self._settled = 0  # the sample up to which there are finals
         self._unanswered: list[_Control] = []
         self._finalizes: list[_Control] = []  # sent, answered on no channel yet; the latest of them
         self._answers: Counter[int] = Counter()  # to a Finalize, on this connection, per channel
@@ -207,12 +208,8 @@ class Uplink:
             if self._next < len(self._controls):
                 control = self._controls[self._next]
                 if self.sent >= control.offset:
-                    self._next += 1
                     out.append(control.text)
-                    if control.is_configure:
-                        self._unanswered.append(control)
-                    elif control.repeat is Repeat.UNTIL_FINAL:
-                        self._finalizes = [*self._finalizes, control][-WAITING_CONTROLS:]
+                    self._has_gone(control)
                     continue
                 stop = control.offset
             elif self.sent == self.received:
@@ -234,10 +231,26 @@ class Uplink:
                 self._pacer.change(self._pace, self._burst)
         return out
 
+    def _has_gone(self, control: _Control) -> None:
+        """The next control message went up: it is kept if it may have to go up again."""
+        if control.is_configure:
+            self._unanswered = [*self._unanswered, control][-WAITING_CONTROLS:]
+        elif control.repeat is Repeat.UNTIL_FINAL:
+            self._finalizes = [*self._finalizes, control][-WAITING_CONTROLS:]
+        if control.repeat is Repeat.ALWAYS or (
+            control.repeat is Repeat.UNTIL_FINAL and control.settled_at > self._settled
+        ):
+            self._next += 1
+        else:
+            del self._controls[self._next]
+        if self._next > WAITING_CONTROLS:
+            self._crop()
+
     def settle(self, sample: int, keep_from: int) -> None:
         """Finals cover everything before `sample`: no Finalize up to there is needed again, and no audio but
         what begins at the byte `keep_from`."""
         self.buffer.discard_until(min(keep_from, self.sent))
+        self._settled = sample
         self._fold_configures(keep_from)
         self._drop_sent(lambda c: c.repeat is not Repeat.ALWAYS and c.settled_at <= sample)
 
@@ -268,9 +281,20 @@ class Uplink:
         before = (c for c in self._controls[: self._next] if c.offset <= until)
         sent = [c for c in before if c.is_configure and c.answered]
         if len(sent) > 1:
-            sent[-1].text = folded([c.text for c in sent])
-            superseded = {id(c) for c in sent[:-1]}
-            self._drop_sent(lambda c: id(c) in superseded)
+            self._fold(sent)
+
+    def _crop(self) -> None:
+        """A storm without finals: of its older half the last Configure stays, with what all of them say. That
+        a Finalize of it would have effect earlier than a newer one is given up (continuity.md I8)."""
+        old = self._controls[: self._next - WAITING_CONTROLS // 2]
+        self._fold([c for c in old if c.is_configure] or old[-1:], {id(c) for c in old})
+
+    def _fold(self, configures: Sequence[_Control], forgotten: Collection[int] = ()) -> None:
+        """The last of them says what all say; these and what else is `forgotten` is not kept."""
+        last = configures[-1]
+        last.text = folded([c.text for c in configures]) if len(configures) > 1 else last.text
+        superseded = {id(c) for c in configures} | {*forgotten}
+        self._drop_sent(lambda c: c is not last and id(c) in superseded)
 
     def _drop_sent(self, done: Callable[[_Control], bool]) -> None:
         if not self._next:
@@ -331,11 +355,17 @@ def folded(configures: Sequence[str]) -> str:
 
     Source: developers.deepgram.com/docs/configure.
     """
-    whole: dict[str, Any] = {}
+    whole: dict[str, msgspec.Raw] = {}
     for text in configures:
-        for name, value in msgspec.json.decode(text, type=dict[str, Any]).items():
-            if isinstance(value, dict) and isinstance(whole.get(name), dict):
-                whole[name] = {**whole[name], **value}
-            elif value is not None:
+        for name, value in _members(text).items():
+            before = whole.get(name, b"")
+            if bytes(value).startswith(b"{") and bytes(before).startswith(b"{"):
+                whole[name] = msgspec.Raw(msgspec.json.encode({**_members(before), **_members(value)}))
+            elif bytes(value) != b"null":
                 whole[name] = value
     return msgspec.json.encode(whole).decode()
+
+
+def _members(text: str | bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:
+    """Their values stay as they are written: what Deepgram took, we need not be able to read."""
+    return msgspec.json.decode(text, type=dict[str, msgspec.Raw])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.audio.clock import PACKETS, MediaClock
-from gateway.session.uplink import Repeat, Uplink
+from gateway.session.uplink import WAITING_CONTROLS, Repeat, Uplink, folded
 from tests.playbook import sound
 
 CLOCK = MediaClock(rate_hz=8000, frame_bytes=2, joinable=True)
@@ -174,3 +175,42 @@ def test_two_go_on() -> None:
     assert b"".join(data for data in live if isinstance(data, bytes)) == sound(32_000, 48_000)
     assert link.configure_answered(accepted=True)
     assert not other.configure_answered(accepted=True)
+
+
+@pytest.mark.parametrize("repeat", list(Repeat))
+@pytest.mark.parametrize("finals", [True, False])
+def test_a_storm_is_bounded(repeat: Repeat, finals: bool) -> None:
+    """However many messages a client says between two finals, or Deepgram is mute (continuity.md I8;
+    faults.md 38, 42)."""
+    link = uplink()
+    is_configure = repeat is Repeat.ALWAYS
+    for n in range(2000):
+        if not finals:
+            link.audio(bytes(2))
+        link.control(f'{{"n":{n}}}', repeat, is_configure=is_configure)
+        assert f'{{"n":{n}}}' in drained(link, n)
+        assert len(link._controls) <= (WAITING_CONTROLS if is_configure or not finals else 0)
+        assert len(link._unanswered) + len(link._finalizes) <= WAITING_CONTROLS
+    link.open(0, 3000.0)
+    again = [text for text in drained(link, 3000.0) if isinstance(text, str)]
+    assert again[-1:] == ([] if repeat is Repeat.NEVER or (finals and not is_configure) else ['{"n":1999}'])
+
+
+def test_a_storm_forgets_nothing_that_holds() -> None:
+    """What was configured long before is said with what came after it."""
+    link = uplink()
+    link.control('{"first":1}', Repeat.ALWAYS, is_configure=True)
+    for n in range(1000):
+        link.audio(bytes(2))
+        link.control(f'{{"n":{n}}}', Repeat.ALWAYS, is_configure=True)
+        link.control("finalize", Repeat.UNTIL_FINAL)
+        drained(link, n)
+    link.open(0, 3000.0)
+    again = [text for text in drained(link, 3000.0) if isinstance(text, str) and text != "finalize"]
+    assert folded(again) == '{"first":1,"n":999}'
+
+
+def test_what_deepgram_took_need_not_be_read() -> None:
+    """A number that we cannot read is said again as it was."""
+    texts = ('{"a":1e999,"b":{"c":1}}', '{"b":{"d":2e999},"a":null}', '{"b":{"c":3}}')
+    assert folded(texts) == '{"a":1e999,"b":{"c":3,"d":2e999}}'
