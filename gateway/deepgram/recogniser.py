@@ -110,7 +110,10 @@ class Recogniser(Protocol):
         """
 
     def shift(self, message: dict[str, Any], shift: Shift) -> None:
-        """Changes the numbers of a decoded message; unknown fields stay."""
+        """Changes the numbers of a decoded message; unknown fields stay.
+
+        Raises `msgspec.ValidationError` for a time that cannot be.
+        """
 
     def error(self, description: str, sequence: int) -> bytes:
         """The message that says that something went wrong; its number is `sequence` where they have one."""
@@ -159,7 +162,7 @@ _v1_speech: Final = msgspec.json.Decoder(_V1Speech)
 
 MAX_CHANNELS: Final = 20
 """Of a multichannel stream (developers.deepgram.com/docs/multichannel)."""
-_LONGEST: Final = 1e8
+LONGEST: Final = 1e8
 """Seconds: three years. A time beyond it is nonsense, which must not reach arithmetic on samples."""
 _DECIMALS: Final = 6
 """A rebased time is rounded to the microsecond: a sample at 48 kHz lasts 21."""
@@ -187,7 +190,7 @@ class ListenV1:
             start, end = head.start, head.start + head.duration
             if not 0 <= channel < channels <= MAX_CHANNELS:
                 raise msgspec.ValidationError(f"channel {channel} of {channels}")
-            if not 0 <= start <= end < _LONGEST:
+            if not 0 <= start <= end < LONGEST:
                 raise msgspec.ValidationError(f"a window from {start} to {end}")
             # By position: what is named has to be looked up, which takes three times as long.
             return Reading(
@@ -267,7 +270,7 @@ class ListenV2:
             head.audio_window_start,
             head.audio_window_end,
         )
-        if not 0 <= start <= end < _LONGEST:
+        if not 0 <= start <= end < LONGEST:
             raise msgspec.ValidationError(f"a window from {start} to {end}")
         ended = head.type == "TurnInfo" and head.event == "EndOfTurn"
         if ended:
@@ -323,6 +326,8 @@ def _shift_times(items: Iterator[dict[str, Any]], shift: Shift) -> None:
 def _shift_field(item: dict[str, Any], name: str, shift: Shift) -> None:
     value = item.get(name)
     if isinstance(value, int | float) and value >= 0:  # UtteranceEnd has -1 for "already over"
+        if not value < LONGEST:
+            raise msgspec.ValidationError(f"{name} is no time")
         item[name] = round(value + shift.at(value), _DECIMALS)
 
 

@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
-from gateway.deepgram.recogniser import objects
+from gateway.deepgram.recogniser import LONGEST, objects
 
 Strategy = Literal["hybrid", "preroll", "exact"]
 
@@ -154,7 +154,8 @@ def normal(word: dict[str, Any]) -> str:
 
 
 def _is_timed(word: dict[str, Any]) -> bool:
-    return all(isinstance(word.get(name), int | float) for name in ("start", "end"))
+    times = (word.get("start"), word.get("end"))
+    return all(isinstance(time, int | float) and abs(time) < LONGEST for time in times)
 
 
 def _word(word: dict[str, Any]) -> Word:

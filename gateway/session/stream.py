@@ -35,6 +35,8 @@ WATCH_INTERVAL = 0.5
 SUMMARY_WAIT = 1.0
 """Seconds between Deepgram's Metadata and its close frame; they come in one packet."""
 FINALIZE = '{"type":"Finalize"}'
+MALFORMED = (msgspec.DecodeError, RecursionError, UnicodeDecodeError, OverflowError)
+"""What is raised for a message that cannot be read, or not be changed where that is needed (faults.md 23)."""
 ROTATED = "rotated"
 """The reason of a break that we make ourselves in a very long call."""
 OUT_OF_TIME = "Deepgram did not finish in time"
@@ -390,11 +392,14 @@ class Stream:
             self.stale += 1
             return None
         try:
-            reading = self._recogniser.read(raw)
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            return self._understand(raw, now)
+        except MALFORMED:
             self.malformed += 1
             self._watch.heard(now)
             return None
+
+    def _understand(self, raw: bytes, now: float) -> Deliver | None:
+        reading = self._recogniser.read(raw)
         if reading.request_id != self._known_as:
             self._learn_request_id(reading.request_id)
         if self.draining:
@@ -407,6 +412,7 @@ class Stream:
             return self._result(reading, raw, now)
         self._watch.heard(now)
         if kind is Kind.SUMMARY:
+            msgspec.json.encode(msgspec.json.decode(raw))  # it will be changed: raises now what would then
             self._summary = raw
             if self._close_sent:
                 self.timers.set(Timer.SUMMARY, now + SUMMARY_WAIT)

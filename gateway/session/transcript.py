@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -362,7 +363,7 @@ class Transcript:
 
     def _last_words(self, channel: int) -> list[seam.Word]:
         if channel not in self._said:
-            self._said[channel] = seam.tail(map(_decode.decode, self._finals.get(channel, ())))
+            self._said[channel] = seam.tail(_readable(self._finals.get(channel, ())))
         return self._said[channel]
 
     def _is_implausible(self, reading: Reading, sent: int) -> bool:
@@ -451,6 +452,13 @@ class Transcript:
         if self._diarized and "epoch" in notes:
             notes["speaker_epoch"] = self._epoch
         return raw.rstrip()[:-1] + b',"gateway":' + _encode(notes) + b"}"
+
+
+def _readable(finals: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """They went to the client as they came, of which some could not be read."""
+    for raw in finals:
+        with suppress(msgspec.DecodeError, RecursionError):
+            yield _decode.decode(raw)
 
 
 def _words(message: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -429,3 +429,36 @@ class TestSpeech:
         book = book >> lost() << ... >> said(CLOSE) << ... >> opened("two") << ...
         book >> heard(metadata(0, rid="two")) >> lost(1000)
         book << told(type="UtteranceEnd", gateway={"synthetic": True}) << told(type="Metadata") << ...
+
+
+class TestNonsense:
+    """What cannot be read or counted with is dropped, and costs no connection (faults.md 23)."""
+
+    @pytest.mark.parametrize("number", ["1e200", "1" + "0" * 400, "1e999"])
+    @pytest.mark.parametrize("place", ["words", "elsewhere"])
+    def test_after_a_seam(self, number: str, place: str) -> None:
+        """There every message is opened: an interim, a final, an UtteranceEnd, the Metadata."""
+        broken = (lambda raw: raw.replace(b"0.0777", number.encode())) if place == "words" else None
+        book = in_call() >> audio(0.3) << ... >> heard(final(0, 0.1, words=[("a", 0.01, 0.09)])) << ...
+        book = book >> lost() << ... >> opened("two") << ...
+        for make in (interim, final):
+            raw = make(0, 0.2, rid="two", words=[("a", 0.0777, 0.0777), ("b", 0.12, 0.19)])
+            raw = broken(raw) if broken else raw[:-1] + b',"new":' + number.encode() + b"}"
+            book = book >> heard(raw) << ...
+        ended = f'{{"type":"UtteranceEnd","channel":[0,1],"last_word_end":{number}}}'
+        book = book >> heard(ended.encode()) << ...
+        assert book.epoch == 2
+        assert place == "elsewhere" or book.session.stream.malformed == 3
+        book = book >> heard(final(0, 0.3, rid="two")) << ... >> said(CLOSE) << ...
+        book = book >> heard(metadata(0.3, "two")[:-1] + b',"new":' + number.encode() + b"}")
+        book >> heard(metadata(0.3, "two")) >> lost(1000) << ...
+        assert book.all[-1][2] == Ended("completed")
+
+    @pytest.mark.parametrize("number", ["1e200", "1" + "0" * 400, "1e999"])
+    def test_before_one(self, number: str) -> None:
+        """What went to the client as it came is not believed when the next connection begins."""
+        raw = final(0, 0.2, words=[("a", 0.01, 0.05), ("b", 0.0777, 0.0777)])
+        book = in_call() >> audio(0.3) << ... >> heard(raw.replace(b"0.0777", number.encode())) << ...
+        book = book >> lost() << ... >> opened("two") << ... >> heard(final(0, 0.3, rid="two")) << ...
+        assert book.epoch == 2
+        assert book.session.stream.transcript.timeline.watermark == round(0.3 * RATE)
