@@ -123,6 +123,8 @@ class JobRoom:
                     self._log.info("spool.swept", files=gone)
             except (StoreError, OSError) as exc:
                 self._log.warning("spool.not_swept", reason=str(exc))
+            except Exception:
+                self._log.exception("jobs.defect")
             await asyncio.sleep(SWEEP_SECONDS)
 
     async def _needed(self, names: list[str]) -> set[str]:

@@ -22,6 +22,7 @@ from gateway.sidecar.receiver import ReceiverRoutes
 from gateway.sidecar.sessions import SessionRoutes
 from gateway.sidecar.transcribe import Transcribe
 from gateway.sidecar.transcripts import TranscriptRoutes
+from gateway.sidecar.uploads import Uploads
 from gateway.store.store import Store
 
 
@@ -52,6 +53,7 @@ class HttpPorts:
         self._recordings = recordings
         self._callbacks = callbacks
         self._closed = closed
+        self.uploads = Uploads(exchange.config.prerecorded.max_uploads, exchange.metrics)
         self.listen = self._listen_route()
         intake = self._intake()
         job_routes = self._job_routes(jobs, intake) if jobs is not None else None
@@ -82,8 +84,7 @@ class HttpPorts:
 
     async def until_idle(self) -> None:
         """Until no recording is on its way."""
-        await self.listen.idle.wait()
-        await self.transcribe.idle.wait()
+        await self.uploads.idle.wait()
 
     # On both ports
 
@@ -91,6 +92,7 @@ class HttpPorts:
         exchange = self._exchange
         return Listen(
             self._recordings.sync,
+            self.uploads,
             exchange.config,
             authenticator=exchange.authenticator,
             api_key=exchange.api_key,
@@ -102,8 +104,10 @@ class HttpPorts:
     def _intake(self) -> Intake:
         return Intake(
             self._recordings.spool,
+            self.uploads,
             self._exchange.config,
             authenticator=self._exchange.authenticator,
+            metrics=self._exchange.metrics,
             new_request_id=self._exchange.mint_request_id,
             check=self._callbacks.targets.check,
             check_callback=self._callbacks.check,
@@ -169,7 +173,7 @@ class HttpPorts:
         return operations
 
     def _measure(self) -> None:
-        self._exchange.metrics.uploads_active = self.listen.active + self.transcribe.active
+        self._exchange.metrics.uploads_active = self.uploads.active
 
 
 @contextlib.contextmanager

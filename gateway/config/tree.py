@@ -515,6 +515,9 @@ class JobsConfig(_Section, frozen=True):
     max_upload_bytes: Annotated[
         int, Meta(ge=1024, description="Largest recording that a job is made of; a larger one gets 413.")
     ] = 2_147_483_648
+    upload_timeout: Annotated[
+        float, Meta(gt=0, description="Seconds that such an upload may take; a longer one gets 408.")
+    ] = 7200.0
     most_in_request: Annotated[
         int, Meta(ge=1, le=10_000, description="Most jobs that one request may bring.")
     ] = 1000

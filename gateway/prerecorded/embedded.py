@@ -77,6 +77,8 @@ class EmbeddedQueue:
                     wait = worker.wait() or POLL_SECONDS
             except StoreError as exc:
                 self._log.debug("jobs.not_claimed", reason=str(exc))
+            except Exception:
+                self._log.exception("jobs.defect")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), min(wait, POLL_SECONDS))
 

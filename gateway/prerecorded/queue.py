@@ -219,6 +219,8 @@ class Jobs:
                     await self._purge()
             except StoreError as exc:
                 self._log.debug("jobs.not_watched", reason=str(exc))
+            except Exception:
+                self._log.exception("jobs.defect")
             await asyncio.sleep(WATCH_SECONDS)
 
     async def _submitted_before(self, jobs: Sequence[Job]) -> list[Job]:

@@ -19,6 +19,7 @@ import re
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -37,6 +38,8 @@ MOST_BEHIND: Final = 2 * BATCH_BYTES
 THREADS: Final = 4
 ORPHAN_SECONDS: Final = 3600.0
 """A named file younger than that may be one whose job is being written down, here or on another host."""
+LOOK_SECONDS: Final = 1.0
+"""Between two looks for files that others have deleted, while there is no room."""
 NO_ROOM: Final = "uploads have all the space that prerecorded.spool_bytes gives them"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -286,6 +289,7 @@ class Spool:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="spool")
         self._kept = {entry.name: entry.stat().st_size for entry in os.scandir(folder) if entry.is_file()}
         self.used = sum(self._kept.values())
+        self._look_at = 0.0
 
     def close(self) -> None:
         """Waits for what the threads do now; kept files stay."""
@@ -296,8 +300,7 @@ class Spool:
 
         `declared` is the size that it is going to have, if whoever sends it has said.
         """
-        if self.used + (declared or 0) > self._quota:
-            raise SpoolFull(NO_ROOM)
+        self._find_room(declared or 0)
         try:
             return SpoolFile(self, _nameless(self.folder), declared=declared)
         except OSError as exc:
@@ -313,13 +316,14 @@ class Spool:
     async def delete(self, name: str) -> None:
         """Deletes a kept file, if there is one."""
         await self.run(self.path(name).unlink, True)
-        self.charge(-self._kept.pop(name, 0))
+        self._forget([name])
 
     async def sweep(self, wanted: Callable[[list[str]], Awaitable[Collection[str]]], now: float) -> int:
         """Deletes the kept files that nobody wants, once they are an hour old; returns how many.
 
         `wanted` is given names and returns those that a job still needs. `now`: seconds since 1970.
         """
+        self._forget(await self.run(self._gone, list(self._kept)))
         old = await self.run(self._older_than, now - ORPHAN_SECONDS)
         orphans = set(old) - set(await wanted(old)) if old else set()
         for name in orphans:
@@ -335,8 +339,7 @@ class Spool:
     # What a SpoolFile says
 
     def charge(self, size: int) -> None:
-        if size > 0 and self.used + size > self._quota:
-            raise SpoolFull(NO_ROOM)
+        self._find_room(size)
         self.used += size
 
     def kept(self, name: str, size: int) -> None:
@@ -348,6 +351,22 @@ class Spool:
 
     def run(self, work: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
         return asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
+
+    def _find_room(self, size: int) -> None:
+        if size > 0 and self.used + size > self._quota:
+            if (now := time.monotonic()) >= self._look_at:
+                self._look_at = now + LOOK_SECONDS
+                self._forget(self._gone(list(self._kept)))
+            if self.used + size > self._quota:
+                raise SpoolFull(NO_ROOM)
+
+    def _gone(self, names: list[str]) -> list[str]:
+        """Those that are not there any more: who runs a job deletes its audio, and may be another process."""
+        return [name for name in names if not self.path(name).exists()]
+
+    def _forget(self, names: Iterable[str]) -> None:
+        for name in names:
+            self.used -= self._kept.pop(name, 0)
 
     def _older_than(self, then: float) -> list[str]:
         entries = (entry for entry in os.scandir(self.folder) if entry.is_file(follow_symlinks=False))

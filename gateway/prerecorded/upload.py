@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Final, Protocol
 
 from gateway.deepgram.errors import POLICY, Refusal
@@ -39,12 +40,14 @@ def too_large(limit: int) -> UploadRefused:
     return UploadRefused("too_large", Refusal(413, "PAYLOAD_TOO_LARGE", text))
 
 
-async def take(body: Body, file: SpoolFile, *, limit: int, min_rate: int) -> None:
+async def take(
+    body: Body, file: SpoolFile, *, limit: int, min_rate: int, seconds: float | None = None
+) -> None:
     """Writes all of `body`, which `file.finish` is left to confirm. Raises UploadRefused and SpoolFull.
 
-    `limit` in bytes; `min_rate` in bytes per second since now, 0 for none.
+    `limit` in bytes; `min_rate` in bytes per second since now, 0 for none; in `seconds` it must be over.
     """
-    clock = Clock(min_rate)
+    clock = Clock(min_rate, seconds)
     while data := await clock.next(body):
         if file.size + len(data) > limit:
             raise too_large(limit)
@@ -68,19 +71,23 @@ async def take_small(body: Body, *, limit: int, min_rate: int) -> bytes:
 class Clock:
     """Sees to it that a body keeps coming."""
 
-    def __init__(self, min_rate: int) -> None:
+    def __init__(self, min_rate: int, seconds: float | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
+        self._seconds = math.inf if seconds is None else seconds
         self._min_rate = min_rate
         self._received = 0
 
     async def next(self, body: Body) -> bytes:
-        due = self._began + GRACE + self._received / self._min_rate if self._min_rate else None
+        seconds = GRACE + self._received / self._min_rate if self._min_rate else math.inf
+        due = self._began + min(seconds, self._seconds)
         try:
-            async with asyncio.timeout_at(due):
+            async with asyncio.timeout_at(due if due < math.inf else None):
                 data = await body.readany()
         except TimeoutError:
             text = f"The upload is slower than {self._min_rate} bytes per second."
+            if self._seconds <= seconds:
+                text = f"The upload takes longer than {self._seconds:g} s."
             raise UploadRefused("too_slow", Refusal(408, "SLOW_UPLOAD", text)) from None
         self._received += len(data)
         return data

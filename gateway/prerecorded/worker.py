@@ -167,6 +167,9 @@ class Worker:
                 except StoreError as exc:
                     self._log.warning("jobs.lease_not_renewed", jobs=len(held), error=str(exc))
                     continue
+                except Exception:
+                    self._log.exception("jobs.defect")
+                    continue
                 for gone in held & self._running.keys() - kept.items():
                     self._running[gone][1].cancel()
 

@@ -18,11 +18,13 @@ from gateway.deepgram.errors import Refusal
 from gateway.deepgram.query import ListenQuery
 from gateway.errors import TargetBusy, TargetError
 from gateway.live.front import FOREIGN_ORIGIN, origin_allowed
+from gateway.metrics import Metrics
 from gateway.prerecorded import probe
 from gateway.prerecorded.request import BadField, TranscribeRequest, read
 from gateway.prerecorded.spool import Spool, SpoolFile
-from gateway.prerecorded.upload import GRACE, Body, UploadRefused, empty, take, take_small
-from gateway.sidecar.guard import Guard, Refused
+from gateway.prerecorded.upload import GRACE, Body, UploadRefused, empty, take, take_small, too_large
+from gateway.sidecar.guard import Guard
+from gateway.sidecar.uploads import Uploads
 
 JSON_BYTES: Final = 4_194_304
 """Of a request with many jobs: a thousand of them with 4 KiB each."""
@@ -40,6 +42,11 @@ DOWN: Final = Refusal(503, "UNAVAILABLE", "Jobs cannot be taken or shown now.", 
 SLOW_FORM: Final = Refusal(408, "SLOW_UPLOAD", f"A part of the form takes longer than {GRACE:g} s to begin.")
 
 _MEDIA_TYPE: Final = re.compile(r"[!-~]{1,63}/[!-~]{1,63}( ?;[ -~]{0,255})?")
+ENCODED: Final = Refusal(415, "UNSUPPORTED_MEDIA_TYPE", "Content-Encoding: send the body as it is.")
+NOT_ASCII: Final = Refusal(400, "Bad Request", "The query is not percent-encoded.")
+NO_FORM: Final = Refusal(400, "INVALID_FORM", "The body is not the form that it says.")
+NO_MEDIA_TYPE: Final = Refusal(415, "UNSUPPORTED_MEDIA_TYPE", "Content-Type: is no media type.")
+
 _NO_FORM: Final = (ValueError, AssertionError, LookupError, HttpProcessingError, web.RequestPayloadError)
 """What aiohttp's reader raises for what is no form, or none of its own boundary."""
 
@@ -62,33 +69,37 @@ class Intake:
     def __init__(
         self,
         spool: Spool,
+        uploads: Uploads,
         config: Config,
         *,
         authenticator: Authenticator,
+        metrics: Metrics,
         new_request_id: Callable[[], str],
         check: Check,
         check_callback: Check,
         closed: Callable[[], Refusal | None],
     ) -> None:
+        self.uploads = uploads
         self._spool = spool
+        self._metrics = metrics
         self._config = config
         self.guarded = Guard(authenticator, new_request_id, DOWN)
         self._checks = {"url": check, "callback": check_callback}
         self._closed = closed
 
     def may_come(self, request: web.Request) -> None:
-        """What can be said before a byte of the body is read. Raises Refused."""
+        """What can be said before a byte of the body is read. Raises UploadRefused."""
         if not origin_allowed(request.headers.get("Origin"), self._config.server.origins):
-            raise Refused(FOREIGN_ORIGIN)
+            raise UploadRefused("origin", FOREIGN_ORIGIN)
         if problem := self._closed():
-            raise Refused(problem)
+            raise UploadRefused("draining", problem)
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise Refused(Refusal(415, "UNSUPPORTED_MEDIA_TYPE", "Content-Encoding: send the body as it is."))
+            raise UploadRefused("encoded", ENCODED)
         if not request.raw_path.isascii():
-            raise Refused(Refusal(400, "Bad Request", "The query is not percent-encoded."))
+            raise UploadRefused("malformed", NOT_ASCII)
         limit = self._config.jobs.max_upload_bytes
         if (request.content_length or 0) > limit:
-            raise Refused(Refusal(413, "PAYLOAD_TOO_LARGE", f"The body is larger than {limit} bytes."))
+            raise too_large(limit)
         if not request.can_read_body:
             raise empty()
 
@@ -99,7 +110,8 @@ class Intake:
         try:
             return msgspec.json.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-            raise Refused(Refusal(400, "INVALID_JSON", f"The body is no JSON: {exc}")) from None
+            problem = Refusal(400, "INVALID_JSON", f"The body is no JSON: {exc}")
+            raise UploadRefused("malformed", problem) from None
 
     @contextlib.asynccontextmanager
     async def recording(self, request: web.Request, query: ListenQuery) -> AsyncIterator[Recording]:
@@ -110,7 +122,7 @@ class Intake:
             return
         if not request.content_type.startswith(AUDIO):
             text = f"Content-Type: {request.content_type} is no audio."
-            raise Refused(Refusal(415, "UNSUPPORTED_MEDIA_TYPE", text))
+            raise UploadRefused("no_audio", Refusal(415, "UNSUPPORTED_MEDIA_TYPE", text))
         media_type = _checked(request.content_type)
         wanted = read({}, query)
         if wanted.url:
@@ -172,7 +184,7 @@ class Intake:
         except TimeoutError:
             raise UploadRefused("too_slow", SLOW_FORM) from None
         except _NO_FORM:
-            raise Refused(Refusal(400, "INVALID_FORM", "The body is not the form that it says.")) from None
+            raise UploadRefused("malformed", NO_FORM) from None
         wanted = read({n: values[0] if len(values) == 1 else values for n, values in fields.items()}, query)
         if file is None:
             raise BadField("file", "a part with a file name is needed, with the audio")
@@ -187,18 +199,22 @@ class Intake:
         with await file.handle() as handle:
             problem = await self._spool.run(probe.flaw, handle, file.size, query)
         if problem:
-            raise Refused(Refusal(415, "UNSUPPORTED_MEDIA_TYPE", f"{name}: {problem}."))
+            refused = Refusal(415, "UNSUPPORTED_MEDIA_TYPE", f"{name}: {problem}.")
+            raise UploadRefused("no_audio", refused)
 
     async def _receive(self, body: Body, file: SpoolFile) -> None:
-        limit, rate = self._config.jobs.max_upload_bytes, self._config.prerecorded.min_upload_rate
-        await take(body, file, limit=limit, min_rate=rate)
+        jobs, rate = self._config.jobs, self._config.prerecorded.min_upload_rate
+        try:
+            await take(body, file, limit=jobs.max_upload_bytes, min_rate=rate, seconds=jobs.upload_timeout)
+        finally:
+            self._metrics.upload_bytes += file.size
         file.finish()
 
 
 def _checked(media_type: str) -> str:
-    """One that can be stored and sent on. Raises Refused."""
+    """One that can be stored and sent on. Raises UploadRefused."""
     if not _MEDIA_TYPE.fullmatch(media_type):
-        raise Refused(Refusal(415, "UNSUPPORTED_MEDIA_TYPE", "Content-Type: is no media type."))
+        raise UploadRefused("malformed", NO_MEDIA_TYPE)
     return media_type
 
 

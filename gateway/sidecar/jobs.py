@@ -146,7 +146,11 @@ class JobRoutes:
     # The routes
 
     async def _submit(self, request: web.Request, caller: Principal) -> web.StreamResponse:
-        self._may_take(request)
+        with self._intake.uploads.one():
+            self._may_take(request)
+            return await self._take(request, caller)
+
+    async def _take(self, request: web.Request, caller: Principal) -> web.StreamResponse:
         query = ListenQuery(request.raw_path.partition("?")[2])
         if request.content_type == "application/json":
             return await self._submit_json(request, query, caller)

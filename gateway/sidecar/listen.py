@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -23,21 +22,18 @@ from gateway.prerecorded.transcriber import Answer, Remote
 from gateway.prerecorded.upload import UploadRefused, empty, take_small, too_large
 from gateway.sidecar.api import Operation
 from gateway.sidecar.errors import refusal
+from gateway.sidecar.intake import ENCODED, NOT_ASCII
+from gateway.sidecar.uploads import BUSY, Uploads
 
 MAX_JSON_BYTES: Final = 65_536
-BUSY: Final = Refusal(
-    503, "Service Unavailable", "The gateway has as many uploads as it takes.", retry_after=5
-)
 SPOOL_FULL: Final = Refusal(
     503, "Service Unavailable", "The gateway has no room for uploads.", retry_after=30
 )
 UNREACHABLE: Final = Refusal(503, "Service Unavailable", "The gateway cannot reach Deepgram.", retry_after=5)
 LATE: Final = Refusal(504, "GATEWAY_TIMEOUT", "Deepgram has not answered in time.")
-ENCODED: Final = Refusal(415, "UNSUPPORTED_MEDIA_TYPE", "Content-Encoding: send the body as it is.")
 CALLBACK: Final = Refusal(
     400, "Bad Request", "callback: the answer goes to the caller only; see session.allow_callback."
 )
-NOT_ASCII: Final = Refusal(400, "Bad Request", "The query is not percent-encoded.")
 
 
 class RecordingUrl(msgspec.Struct):
@@ -45,11 +41,12 @@ class RecordingUrl(msgspec.Struct):
 
 
 class Listen:
-    """The route; `idle` is set while no request waits for its answer."""
+    """The route."""
 
     def __init__(
         self,
         sync: Sync,
+        uploads: Uploads,
         config: Config,
         *,
         authenticator: Authenticator,
@@ -59,21 +56,14 @@ class Listen:
         closed: Callable[[], Refusal | None],
     ) -> None:
         """`closed` says why nothing is taken now, if so."""
-        self.idle = asyncio.Event()
-        self.idle.set()
-        self._active = 0
         self._sync = sync
+        self._uploads = uploads
         self._config = config
         self._authenticator = authenticator
         self._api_key = api_key
         self._metrics = metrics
         self._new_request_id = new_request_id
         self._closed = closed
-
-    @property
-    def active(self) -> int:
-        """Requests that wait for their answer."""
-        return self._active
 
     def operations(self) -> list[Operation]:
         """Twice: a double slash is what an SDK makes of a base URL that ends in one."""
@@ -91,31 +81,26 @@ class Listen:
         ]
 
     async def handle(self, request: web.Request) -> web.Response:
-        self._active += 1
-        self.idle.clear()
         try:
-            response = await self._answer(request)
+            with self._uploads.one():
+                response = await self._answer(request)
         except UploadRefused as exc:
-            response = self._refuse(exc.refusal, exc.reason)
+            response = refusal(exc.refusal, self._new_request_id())
         except SpoolFull:
-            response = self._refuse(SPOOL_FULL, "spool_full")
+            response = refusal(SPOOL_FULL, self._new_request_id())
         except ClientError as exc:
             response = self._refuse(Refusal(exc.status, "INVALID_AUTH", str(exc)), "credential")
         except UpstreamTimeout:
             response = refusal(LATE, self._new_request_id())
         except UpstreamError:
             response = refusal(UNREACHABLE, self._new_request_id())
-        finally:
-            self._active -= 1
-            if not self._active:
-                self.idle.set()
         if not request.content.at_eof():
             response.force_close()  # what is left of the body must not be taken for a request
         return response
 
     async def _expect(self, request: web.Request) -> web.Response | None:
         """Before a client sends a large body it may ask whether to."""
-        objection = self._objection(request)
+        objection = UploadRefused("busy", BUSY) if self._uploads.full else self._objection(request)
         if objection is not None:
             return self._refuse(objection.refusal, objection.reason)
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -149,8 +134,6 @@ class Listen:
         closed = self._closed()
         if closed is not None:
             return UploadRefused("draining", closed)
-        if self._active > limits.max_uploads:
-            return UploadRefused("busy", BUSY)
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             return UploadRefused("encoded", ENCODED)
         if not request.raw_path.isascii():

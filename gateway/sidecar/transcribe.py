@@ -33,7 +33,7 @@ from gateway.sidecar.errors import refusal
 from gateway.sidecar.guard import Refused
 from gateway.sidecar.intake import MEDIA, Intake, Recording
 from gateway.sidecar.jobs import NOT_KEPT, JobDocument, JobRoutes, accepted
-from gateway.sidecar.listen import BUSY, LATE, UNREACHABLE, relay
+from gateway.sidecar.listen import LATE, UNREACHABLE, relay
 from gateway.store.job import JobRoute
 
 PROBE_SECONDS: Final = 5.0
@@ -66,7 +66,7 @@ class Transcript(msgspec.Struct, frozen=True):
 
 
 class Transcribe:
-    """The route; `idle` is set, and `active` 0, while no request waits for its answer."""
+    """The route."""
 
     def __init__(
         self,
@@ -83,9 +83,6 @@ class Transcribe:
         client_port: Callable[[], tuple[str, int]],
     ) -> None:
         """`jobs` is None where there is no store; `client_port` is where live sessions are taken."""
-        self.active = 0
-        self.idle = asyncio.Event()
-        self.idle.set()
         self._intake = intake
         self._jobs = jobs
         self._sync = sync
@@ -112,17 +109,9 @@ class Transcribe:
         ]
 
     async def _handle(self, request: web.Request, caller: Principal) -> web.StreamResponse:
-        self._intake.may_come(request)
-        if self.active >= self._config.prerecorded.max_uploads:
-            raise Refused(BUSY)
-        self.active += 1
-        self.idle.clear()
-        try:
+        with self._intake.uploads.one():
+            self._intake.may_come(request)
             return await self._take(request, caller)
-        finally:
-            self.active -= 1
-            if not self.active:
-                self.idle.set()
 
     async def _take(self, request: web.Request, caller: Principal) -> web.StreamResponse:
         query = ListenQuery(request.raw_path.partition("?")[2])

@@ -184,6 +184,23 @@ async def test_kept_files(spool: Spool, tmp_path: Path) -> None:
         spool.recording("job-1")
 
 
+async def test_what_others_delete_makes_room(spool: Spool) -> None:
+    """Workers in other processes delete the audio of the jobs that they run."""
+    for name in ("one", "two"):
+        async with spool.open() as file:
+            await file.write(b"x" * (QUOTA // 2))
+            await file.keep(name)
+    with pytest.raises(SpoolFull):
+        spool.open(1)
+    spool.path("one").unlink()
+    spool._look_at = 0.0
+    spool.open(QUOTA // 2).close()
+    assert spool.used == QUOTA // 2
+    spool.path("two").unlink()
+    await spool.sweep(lambda names: asyncio.sleep(0, set(names)), 0.0)
+    assert spool.used == 0
+
+
 async def test_orphans_are_swept(spool: Spool) -> None:
     """What no job wants goes, once it is old; what is new may be a job that is being written down."""
     for name in ("wanted", "orphan", "new"):

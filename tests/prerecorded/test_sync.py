@@ -83,7 +83,7 @@ async def post(
 def quiet(gateway: Gateway) -> bool:
     """Nothing is left of any request."""
     return not (
-        gateway.recordings.spool.used or gateway.recordings.sync._running or gateway.http.listen.active
+        gateway.recordings.spool.used or gateway.recordings.sync._running or gateway.http.uploads.active
     )
 
 

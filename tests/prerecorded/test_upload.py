@@ -68,3 +68,12 @@ async def test_the_rate(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     async with spool.open() as file:
         await take(Pieces(*[b"x" * 10] * 10, pause=0.02), file, limit=1000, min_rate=100)
         assert file.size == 100
+
+
+async def test_the_whole_of_it(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However fast it comes, it is over when its time is."""
+    monkeypatch.setattr(module, "GRACE", 0.05)
+    async with spool.open() as file:
+        with pytest.raises(UploadRefused, match=r"takes longer than 0\.1 s") as refused:
+            await take(Pieces(*[b"x" * 100] * 100, pause=0.02), file, limit=10_000, min_rate=10, seconds=0.1)
+        assert (refused.value.status, refused.value.reason) == (408, "too_slow")

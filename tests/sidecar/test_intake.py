@@ -126,12 +126,12 @@ BAD: dict[str, tuple[tuple[str, bytes], int, str]] = {
 }
 
 
-async def gateway_in(stand: Stand, folder: Path, **sections: Any) -> Gateway:
+async def gateway_in(stand: Stand, folder: Path, uploads: int = 1000, **sections: Any) -> Gateway:
     emulator = await stand.emulator()
     return await stand.gateway(
         emulator.url,
         store={"url": f"sqlite:///{folder}/gateway.db"},
-        prerecorded={"spool_dir": str(folder / "spool"), "spool_bytes": 8_000_000},
+        prerecorded={"spool_dir": str(folder / "spool"), "spool_bytes": 8_000_000, "max_uploads": uploads},
         jobs={"max_upload_bytes": LIMIT},
         **sections,
     )
@@ -151,7 +151,7 @@ def open_files() -> int:
 
 async def nothing_left(gateway: Gateway, folder: Path, tasks: int, files: int) -> None:
     """No file, row, task or descriptor more than before."""
-    await eventually(lambda: not gateway.http.transcribe.active, what="a request goes on")
+    await eventually(lambda: not gateway.http.uploads.active, what="a request goes on")
     await eventually(lambda: gateway.recordings.spool.used == 0, what="bytes of the spool are taken")
     await eventually(lambda: not list((folder / "spool").iterdir()), what="a file is left")
     await eventually(lambda: len(asyncio.all_tasks()) <= tasks, what="a task is left")
@@ -266,3 +266,24 @@ async def test_what_these_settings_do_not_allow(
     status, _, body = await exchange(gateway.sidecar_address, data)
     assert (status, json.loads(body)["err_code"]) == (422, code)
     assert await rows(gateway) == 0
+
+
+async def test_one_count_for_all_routes(stand: Stand, tmp_path: Path) -> None:
+    """Uploads for jobs have no places of their own; what is refused, and what came, is counted for each."""
+    gateway = await gateway_in(stand, tmp_path, uploads=1)
+    address, metrics = gateway.sidecar_address, gateway.metrics
+    start = f"?{LISTEN} HTTP/1.1\r\nHost: x\r\n{MULAW}\r\nContent-Length: 9999\r\n\r\nx".encode()
+    async with await WireClient.connect(address) as client:
+        await client.send(b"POST /v1/jobs" + start)
+        await eventually(lambda: gateway.recordings.spool.used)
+        assert gateway.http.uploads.active == 1
+        assert not gateway.http.uploads.idle.is_set()
+        for path in (*PATHS, "/v1/listen"):
+            status, _, _ = await exchange(address, f"POST {path}".encode() + start)
+            assert status == 503
+    await eventually(lambda: not gateway.http.uploads.active)
+    assert metrics.uploads_refused["busy"] == 3
+    await eventually(lambda: metrics.upload_bytes == 1)
+    query, rest = raw(b"%PDF-1.7\n" + bytes(50), WAV)
+    assert (await exchange(address, f"POST /v1/jobs?{query} HTTP/1.1\r\n".encode() + rest))[0] == 415
+    assert (metrics.uploads_refused["no_audio"], metrics.upload_bytes) == (1, 60)

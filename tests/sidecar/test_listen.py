@@ -44,7 +44,7 @@ def check(found: tuple[int, Headers, bytes], status: int) -> str:
 
 
 async def nothing_left(gateway: Gateway) -> None:
-    await eventually(lambda: not gateway.http.listen.active)
+    await eventually(lambda: not gateway.http.uploads.active)
     await eventually(lambda: not gateway.recordings.sync._running)
     await eventually(lambda: gateway.door.connections == 0)
     assert gateway.recordings.spool.used == 0

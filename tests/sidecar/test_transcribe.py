@@ -81,7 +81,7 @@ async def caller(
     gateway = await stand.gateway(emulator.url, **settings, **sections)
     async with aiohttp.ClientSession() as session:
         yield Caller(session, gateway)
-    await eventually(lambda: not gateway.http.transcribe.active)
+    await eventually(lambda: not gateway.http.uploads.active)
     await eventually(lambda: gateway.recordings.spool.used == 0, what="something is left in the spool")
     assert not list((folder / "spool").iterdir())
 
