@@ -223,6 +223,14 @@ class SessionConfig(_Section, frozen=True):
             "that where the client asked for no interims.",
         ),
     ] = 20.0
+    finalize_after: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="Seconds of a channel's audio without a final after which a Finalize of ours asks "
+            "for one; 0 = never.",
+        ),
+    ] = 20.0
     rotate: Annotated[
         float,
         Meta(

@@ -502,6 +502,7 @@ class Call:
         metrics.continuity.add(session.continuity)
         self._exchange.ended_seconds += seconds
         metrics.stale_results += session.stream.stale
+        metrics.finalizes += session.stream.prompted
         metrics.upstream_bad_messages += session.stream.malformed
         over = self.describe(outcome)
         if self._exchange.recorder is not None and session.request_id:

@@ -336,6 +336,13 @@ METRICS: Final = (
         "Upstream connections that ended in the middle of a session.",
     ),
     Described(
+        "gw_finalizes_total",
+        "counter",
+        (),
+        "finalizes",
+        "Finalize messages of ours, for channels whose audio had no final for long.",
+    ),
+    Described(
         "gw_upstream_audio_bytes_total",
         "counter",
         (),

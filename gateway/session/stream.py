@@ -22,6 +22,7 @@ from gateway.deepgram.errors import ABNORMAL, INTERNAL, POLICY
 from gateway.deepgram.query import ListenQuery
 from gateway.deepgram.recogniser import FINAL, INTERIM, MAX_CHANNELS, Kind, Reading, Recogniser
 from gateway.session.events import Broke, Deliver, Dial, Event, HangUp, Restored
+from gateway.session.finalizes import unasked
 from gateway.session.timers import Timers
 from gateway.session.transcript import Transcript
 from gateway.session.uplink import Repeat, Uplink
@@ -41,6 +42,8 @@ ROTATED = "rotated"
 """The reason of a break that we make ourselves in a very long call."""
 OUT_OF_TIME = "Deepgram did not finish in time"
 CALLBACK_LOST = "the connection to Deepgram was lost, and callback= is not repeated"
+ROUNDED = 20
+"""Of a second: by so much a final may end before the Finalize that it answers."""
 WORTH_A_DIAL = 1.0
 """Seconds without a final at an otherwise clean end that are worth another connection."""
 
@@ -107,8 +110,8 @@ class Stream:
         "_answered _backoff _calls_back _channels _close_sent _config _connections _diarized _events "
         "_greeted _hides_interims _kept_alive_at _known_as _lag_at _link _next_epoch _opened_at _owner "
         "_patience _poisoned_at _recogniser _results _results_in_epoch _second_chance _skipped_at _splice "
-        "_summary _watch _word_at awaits_summary draining epoch lag malformed patient request_id request_ids "
-        "stale timers transcript uplink urgent wanted"
+        "_summary _watch _word_at awaits_summary draining epoch lag malformed patient prompted request_id "
+        "request_ids stale timers transcript uplink urgent wanted"
     ).split()
 
     def __init__(
@@ -134,7 +137,7 @@ class Stream:
         """Whether its owner says when to stop looking for a connection; `finish` only bounds an open one."""
         self.awaits_summary = True
         """Whether somebody wants Deepgram's last Metadata, even if there is nothing else to have."""
-        self.malformed = self.stale = 0
+        self.malformed = self.stale = self.prompted = 0
         self.lag = 0.0
         """Seconds of received audio that the latest result had not reached."""
         self._lag_at = 0
@@ -302,6 +305,7 @@ class Stream:
         """What `hand_over` gave to `other` is transcribed, or given up."""
         self.stale += other.stale
         self.malformed += other.malformed
+        self.prompted += other.prompted
         self.transcript.take_back(other.transcript)
         self.uplink.take_back(other.uplink)
         self.uplink.limit = other.uplink.limit
@@ -551,9 +555,20 @@ class Stream:
         if trouble:
             self._give_up(trouble, now)
             return
+        self._prompt(now)
         looks = max(1, int(self._watch.quiet_for(sent, now) / WATCH_INTERVAL))
         self.timers.set(Timer.WATCH, now + looks * WATCH_INTERVAL)
         self._keep_alive(now)  # while audio flows, this puts it off before its own time comes
+
+    def _prompt(self, now: float) -> None:
+        """Asks for a final where audio has had none for long: it would fill the buffer."""
+        clock, span = self.clock, self._config.finalize_after
+        if not span or not clock.timed or self.draining or "Finalize" not in self._recogniser.controls:
+            return
+        marks, sent = self.transcript.timeline.committed, clock.samples(self.uplink.sent)
+        for text in self.uplink.finalizes.prompt(marks, sent, round(span * clock.rate_hz)):
+            self.prompted += 1
+            self.control(text, Repeat.NEVER, now)
 
     def _give_up(self, why: str, now: float) -> None:
         """Ends the open connection from our side; the stream goes on."""
@@ -695,13 +710,16 @@ class Stream:
         declared = len(transcript.gaps)
         message = transcript.result(reading, raw, sent)
         self._tell_gaps(declared)
+        if reading.from_finalize:
+            self._answered = uplink.sent
+            channel, marks = reading.channel, transcript.timeline.committed
+            until = marks[channel] + clock.rate_hz // ROUNDED
+            if not uplink.finalize_answered(channel, len(marks), until) and message is not None:
+                message = unasked(message)
         if message is not None:
             self._owner.stream_says(message, reading.kind, reading.channel)
         if not is_final:
             return None
-        if reading.from_finalize:
-            uplink.finalize_answered(reading.channel)
-            self._answered = uplink.sent
         if clock.timed:
             uplink.settle(transcript.timeline.watermark, clock.offset(transcript.keep_from))
             clock.forget(uplink.buffer.start)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import enum
 import math
-from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 
 import msgspec
 
 from gateway.audio.clock import PACKETS
 from gateway.audio.containers import Clock
+from gateway.session.finalizes import Finalizes
 from gateway.session.pacer import Pacer
 from gateway.session.replay import ReplayBuffer
 
@@ -57,9 +57,9 @@ class Uplink:
     """`received` and `sent` count bytes since the client's first; `sent` goes back after a break."""
 
     __slots__ = (  # noqa: SIM905 (twenty names, one to a line, say no more)
-        "_answers _began _burst _catch_up_pace _controls _finalizes _finished _flows _given _highest "
-        "_largest _next _pace _pacer _repeated _settled _unanswered buffer catching_up clock limit received "
-        "relayed_at sent sent_at wake_at"
+        "_began _burst _catch_up_pace _controls _finished _flows _given _highest "
+        "_largest _next _pace _pacer _repeated _settled _unanswered buffer catching_up clock finalizes limit "
+        "received relayed_at sent sent_at wake_at"
     ).split()
 
     def __init__(self, *, pace: float, catch_up_pace: float, burst: float) -> None:
@@ -89,8 +89,7 @@ class Uplink:
         self._next = 0
         self._settled = 0  # the sample up to which there are finals
         self._unanswered: list[_Control] = []
-        self._finalizes: list[_Control] = []  # sent, answered on no channel yet; the latest of them
-        self._answers: Counter[int] = Counter()  # to a Finalize, on this connection, per channel
+        self.finalizes = Finalizes()
         self._began = 0  # the byte with which the present connection began, as far as it is not counted yet
         self._highest = 0  # the byte up to which earlier ones got
         self._given = self._repeated = 0  # bytes that earlier ones got, and of these what was no news
@@ -159,8 +158,7 @@ class Uplink:
         kept = [c for i, c in enumerate(self._controls) if self._goes_up_again(c, i < self._next, offset)]
         self._controls, self._next = kept, 0
         self._unanswered.clear()
-        self._finalizes.clear()
-        self._answers.clear()
+        self.finalizes.clear()
         self.buffer.discard_until(offset)
         self._settle_given()
         self.sent = self._began = offset
@@ -236,7 +234,7 @@ class Uplink:
         if control.is_configure:
             self._unanswered = [*self._unanswered, control][-WAITING_CONTROLS:]
         elif control.repeat is Repeat.UNTIL_FINAL:
-            self._finalizes = [*self._finalizes, control][-WAITING_CONTROLS:]
+            self.finalizes.went_up(control, control.text, control.settled_at)
         if control.repeat is Repeat.ALWAYS or (
             control.repeat is Repeat.UNTIL_FINAL and control.settled_at > self._settled
         ):
@@ -254,13 +252,12 @@ class Uplink:
         self._fold_configures(keep_from)
         self._drop_sent(lambda c: c.repeat is not Repeat.ALWAYS and c.settled_at <= sample)
 
-    def finalize_answered(self, channel: int) -> None:
-        """Deepgram answers each Finalize once on every channel; after the first it is not asked again."""
-        is_first = self._answers[channel] == max(self._answers.values(), default=0)
-        self._answers[channel] += 1
-        if is_first and self._finalizes:
-            answered = self._finalizes.pop(0)
+    def finalize_answered(self, channel: int, channels: int, sample: int) -> bool:
+        """A final up to `sample` answers a Finalize, which is not asked again. Whether it is the client's."""
+        answered, is_clients = self.finalizes.answered(channel, channels, sample)
+        if answered is not None:
             self._drop_sent(lambda c: c is answered)
+        return is_clients
 
     def configure_answered(self, accepted: bool) -> bool:
         """Deepgram answered the oldest Configure of this connection. Returns whether the client waits for it.

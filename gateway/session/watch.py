@@ -138,10 +138,10 @@ class Watch:
         return position - self._position(self._sent_at_progress)
 
     def _behind(self, position: float) -> float:
-        """Seconds that results are behind; 0 where that means nothing."""
+        """Seconds that results of the channel furthest on are behind; 0 where that means nothing."""
         if not self._reached or not self._clock.timed:
             return 0.0
-        return position - self._base - min(self._reached.values())
+        return position - self._base - max(self._reached.values())
 
     def _position(self, sent: int) -> float:
         """Seconds of audio in the first `sent` bytes; without a clock, a guess that is good enough."""

@@ -78,7 +78,7 @@ class Model:
         self._head = b""  # while it is too little to say where it belongs
         self.controls: list[tuple[int, str]] = []  # (bytes before it, text)
         self.marks = [0] * channels
-        self.asked = 0
+        self.asked = [0] * channels  # for a final, by whoever
         self.answered = [0] * channels
         self.claimed = [0] * channels  # where a final said that it ended, beyond the audio that had come
         self.skipped: list[tuple[int, int, int]] = []  # (channel, start, stop): audio without a final

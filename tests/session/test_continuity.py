@@ -122,6 +122,7 @@ class Call:
             buffer=setting.buffer,
             rotate=setting.rotate,
             force_interims=setting.interims == "forced",
+            finalize_after=3.0,
         )
 
     def do(self, step: Step) -> None:
@@ -158,7 +159,9 @@ class Call:
         assert model is not None
         if text in CONTROLS or text == CLOSE_STREAM:
             model.controls.append((model.length, text))
-            model.asked += text == FINALIZE
+        if text.startswith('{"type":"Finalize"'):
+            asked = json.loads(text).get("channel")
+            model.asked = [n + (asked in (None, channel)) for channel, n in enumerate(model.asked)]
 
     @property
     def over(self) -> bool:
@@ -264,7 +267,7 @@ class Call:
         if name == "interim" and self.setting.interims == "none":
             return
         is_final = name != "interim"
-        finalizes = is_final and part > 0.5 and model.answered[channel] < model.asked
+        finalizes = is_final and part > 0.5 and model.answered[channel] < model.asked[channel]
         over = 0
         if finalizes:
             part = 1.0

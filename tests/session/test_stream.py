@@ -24,6 +24,7 @@ from tests.playbook import (
     LINEAR16,
     MULAW,
     RATE,
+    START,
     Output,
     Playbook,
     Step,
@@ -429,6 +430,58 @@ class TestSpeech:
         book = book >> lost() << ... >> said(CLOSE) << ... >> opened("two") << ...
         book >> heard(metadata(0, rid="two")) >> lost(1000)
         book << told(type="UtteranceEnd", gateway={"synthetic": True}) << told(type="Metadata") << ...
+
+
+class TestSilentChannels:
+    """A channel without finals would keep its audio in the buffer until that is full (section 5.6)."""
+
+    STEREO = f"{MULAW}&channels=2&multichannel=true"
+    PROMPT = '{"type":"Finalize","channel":1}'
+
+    def one_sided(self, seconds: int, query: str = STEREO, **settings: Any) -> Playbook:
+        """Only the first channel has finals."""
+        book = in_call(query, client_idle=0, **settings)
+        for n in range(seconds):
+            book = book >> audio(2.0) << ... >> wait(1.0) << ...
+            book = book >> heard(final(n, n + 1, channel_index=[0, 2])) << ...
+        return book
+
+    @staticmethod
+    def prompts(book: Playbook) -> list[float]:
+        return [at - START for at, _, output in book.all if output == Up(TestSilentChannels.PROMPT)]
+
+    def test_it_is_asked_for_and_costs_no_connection(self) -> None:
+        """Once in twenty seconds; the answer does not say that anybody asked (continuity.md I11)."""
+        book = self.one_sided(50)
+        first, second = self.prompts(book)
+        assert 20 < first <= 24
+        assert 20 < second - first <= 24
+        assert (book.epoch, book.session.stream.prompted) == (1, 2)
+        raw = final(0, 50, channel_index=[1, 2], from_finalize=True)
+        book = book >> heard(raw) << told(channel_index=[1, 2], from_finalize=False)
+        assert len(book.session.stream.uplink.buffer) <= 2 * 2 * RATE
+
+    def test_what_the_client_asks_is_answered(self) -> None:
+        """Also while ours has no answer yet."""
+        book = self.one_sided(25) >> said(FINALIZE) << Up(FINALIZE)
+        book = book >> heard(final(25, 25, channel_index=[0, 2], from_finalize=True))
+        book = book << told(channel_index=[0, 2], from_finalize=True)
+        raw = final(0, 25, channel_index=[1, 2], from_finalize=True)
+        book = book >> heard(raw) << told(channel_index=[1, 2], from_finalize=True)
+        raw = final(25, 25, channel_index=[1, 2], from_finalize=True)
+        book >> heard(raw) << told(channel_index=[1, 2], from_finalize=False)
+
+    @pytest.mark.parametrize(
+        "off", [{"finalize_after": 0}, {"query": f"{STEREO}&callback=https%3A%2F%2Fa.b"}]
+    )
+    def test_off(self, off: dict[str, Any]) -> None:
+        """By setting, and where results go elsewhere."""
+        assert self.prompts(self.one_sided(30, **off)) == []
+
+    def test_not_after_the_end(self) -> None:
+        """CloseStream asks for all that there is."""
+        book = self.one_sided(19) >> said(CLOSE) << Up(CLOSE) >> wait(9)
+        assert self.prompts(book) == []
 
 
 class TestNonsense:

@@ -190,7 +190,7 @@ def test_a_storm_is_bounded(repeat: Repeat, finals: bool) -> None:
         link.control(f'{{"n":{n}}}', repeat, is_configure=is_configure)
         assert f'{{"n":{n}}}' in drained(link, n)
         assert len(link._controls) <= (WAITING_CONTROLS if is_configure or not finals else 0)
-        assert len(link._unanswered) + len(link._finalizes) <= WAITING_CONTROLS
+        assert len(link._unanswered) + len(link.finalizes._asked) <= WAITING_CONTROLS
     link.open(0, 3000.0)
     again = [text for text in drained(link, 3000.0) if isinstance(text, str)]
     assert again[-1:] == ([] if repeat is Repeat.NEVER or (finals and not is_configure) else ['{"n":1999}'])
