@@ -16,7 +16,7 @@ from gateway.auth import select_subprotocol
 from gateway.deepgram.errors import Refusal
 from gateway.live.head import Head
 from gateway.live.slots import Slots, read_ready
-from gateway.live.wire import RECEIVED, WebSocketLeg
+from gateway.live.wire import LOGGER, RECEIVED, WebSocketLeg
 
 _HANDSHAKE: Final = ("connection", "upgrade", "sec-websocket-", "origin")
 
@@ -59,7 +59,7 @@ class ClientLeg(WebSocketLeg):
     __slots__ = ("_handshake", "_is_seated", "_paused", "_slots", "_switch", "owner")
 
     def __init__(self, head: Head, max_message_bytes: int, write_limit: int) -> None:
-        ws = _Server(max_size=max_message_bytes)
+        ws = _Server(max_size=max_message_bytes, logger=LOGGER)
         super().__init__(ws, max_message_bytes, write_limit)
         self._walks = True
         self.owner: ClientOwner | None = None

@@ -20,6 +20,11 @@ class Lines:
     `region` is the one that was dialled last.
     """
 
+    __slots__ = (  # noqa: SIM905 (as in `WebSocketLeg`)
+        "_deliver _dials _exchange _headers _legs _live _logger _loop _metrics _proved _regions _relay "
+        "_session _target _turn _turn_is_due defect region"
+    ).split()
+
     def __init__(
         self,
         exchange: Exchange,

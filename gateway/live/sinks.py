@@ -23,6 +23,10 @@ class ClientSink:
     More than `limit_bytes` waiting, or nothing read for `patience` seconds, and `on_slow` is called, once.
     """
 
+    __slots__ = (  # noqa: SIM905 (as in `WebSocketLeg`)
+        "_ending _give_up _gone _leg _limit_bytes _loop _on_slow _patience _queue _queued_bytes"
+    ).split()
+
     def __init__(
         self, leg: WebSocketLeg, limit_bytes: int, patience: float, on_slow: Callable[[], None]
     ) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
 import os
 import socket
 import struct
@@ -47,6 +48,8 @@ _LONG: Final = struct.Struct("!BBH").pack
 _LONGEST: Final = struct.Struct("!BBQ").pack
 _HEAD_END: Final = b"\r\n\r\n"
 
+LOGGER: Final = logging.getLogger("websockets")
+"""Given to each of websockets' protocols, which would look for one by name."""
 RECEIVED: Final = memoryview(bytearray(262_144))
 """Where every read of the process lands; what must outlive it is copied."""
 
@@ -153,7 +156,7 @@ class WebSocketLeg(asyncio.BufferedProtocol):
         """websockets' protocol. On an open connection it knows nothing between two frames, and takes 3 KiB:
         there is none then, until it is asked for."""
         if self._ws is None:
-            self._ws = SansIO(self._side, max_size=self._max_message)
+            self._ws = SansIO(self._side, max_size=self._max_message, logger=LOGGER)
         return self._ws
 
     def is_open(self) -> bool:
