@@ -218,8 +218,10 @@ class Transcript:
         """An interim or final for the client, or None when it says nothing new; finals are committed."""
         timeline, is_final = self.timeline, reading.kind is FINAL
         timeline.follow(reading)
+        # A connection that is still in its pre-roll has nothing new to say, whatever its windows claim.
+        is_old = self._recogniser.has_windows and sent < timeline.mark(reading)
         overlaps = self._recogniser.has_windows and timeline.overlap(reading)
-        if self._moved or overlaps:
+        if self._moved or overlaps or is_old:
             message = self._shifted(reading, raw)
             if not self._cut_after(message):
                 timeline.commit(reading, min(sent, self.stop))
@@ -227,7 +229,9 @@ class Transcript:
             if reading.ends_speech and not message.get("speech_final", True):
                 reading = msgspec.structs.replace(reading, ends_speech=False)  # that end lies beyond `stop`
             is_silent = not any(_words(message))
-            if overlaps and not self._cut(message, reading):
+            if is_old:
+                message["start"], message["duration"] = timeline.second(timeline.mark(reading)), 0.0
+            if is_old or (overlaps and not self._cut(message, reading)):
                 self.repeated += 1
                 self._hear(reading.channel, is_silent=is_silent, is_final=False)
                 return self._late_end(message, reading)

@@ -17,6 +17,7 @@ from gateway.config import ResumeConfig
 from gateway.deepgram.recogniser import Kind, ListenV2
 from gateway.session.backfill import CatchUp
 from gateway.session.events import Backfilled, Backfilling, Close, Deliver, Dial, Ended, Gap, HangUp, Restored
+from gateway.session.seam import Strategy
 from tests.playbook import (
     MULAW,
     RATE,
@@ -323,6 +324,18 @@ def test_speech_whose_end_lies_beyond_the_edge() -> None:
     call.finish()
     call.check()
     assert [told.message["type"] for told in call.told][-2:] == ["UtteranceEnd", "Metadata"]
+
+
+@pytest.mark.parametrize("strategy", ["hybrid", "preroll"])
+def test_a_final_that_reaches_beyond_what_is_heard_again(strategy: Strategy) -> None:
+    """A connection that is still in its pre-roll has nothing new to say, whatever its windows claim."""
+    call = TwoConnections(Setting(strategy=strategy), ordered=False)
+    call.begin()
+    steps = (("long", 1.0), ("final", 0.95), *[("wait", 0.01)] * 5, ("outage", 1), ("final", 1.3))
+    for name, value in steps:
+        call.step(name, value, 0)
+    call.finish()
+    call.check()
 
 
 def place(told: Told) -> tuple[int, int]:
