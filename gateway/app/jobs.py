@@ -6,6 +6,7 @@ import asyncio
 import os
 import secrets
 import socket
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -28,6 +29,7 @@ from gateway.store import jobs as rows
 from gateway.store.databases import Connection
 from gateway.store.job import Job
 from gateway.store.store import Store
+from gateway.store.transcripts import Transcript
 
 SWEEP_SECONDS: Final = 3600.0
 
@@ -130,23 +132,27 @@ class JobRoom:
     async def _needed(self, names: list[str]) -> set[str]:
         return await self._store.read(lambda connection: rows.needed(connection, names))
 
-    async def _ended(self, connection: Connection, job: Job) -> None:
-        """In the transaction that ends a job: its transcript, its seconds, the callback that tells of it."""
-        if job.state == "succeeded" and job.result is not None:
-            await self._keep(connection, job, bytes(job.result))
-        if job.callback:
-            told = msgspec.json.encode(document(job))
-            prepared = self._notifier.prepare(job.principal, job.callback, f"job.{job.state}", told)
-            await deliveries.insert(connection, prepared)
+    async def _ended(self, connection: Connection, jobs: Sequence[Job]) -> None:
+        """In the transaction that ends jobs: transcripts, seconds, and the callbacks that tell of it."""
+        if made := list(filter(None, map(self._made, jobs))):
+            await keep.save(connection, made)
+        for job in jobs:
+            if job.callback:
+                told = msgspec.json.encode(document(job))
+                prepared = self._notifier.prepare(job.principal, job.callback, f"job.{job.state}", told)
+                await deliveries.insert(connection, prepared)
 
-    async def _keep(self, connection: Connection, job: Job, result: bytes) -> None:
+    def _made(self, job: Job) -> tuple[Transcript, bool] | None:
+        """A job's transcript, and whether its words are to be stored; None where there is none."""
+        if job.state != "succeeded" or job.result is None:
+            return None
         assert job.ended_at is not None
         try:
             made = keep.transcript(
                 job.id,
                 job.principal,
                 "callback" if job.route == "callback" else "async",
-                result,
+                bytes(job.result),
                 created_at=job.created_at,
                 ended_at=job.ended_at,
                 request_id=job.request_id,
@@ -154,8 +160,8 @@ class JobRoom:
                 metadata=None if job.metadata is None else bytes(job.metadata),
             )
         except msgspec.DecodeError:
-            return  # whatever Deepgram answered, it is the job's result
-        await keep.save(connection, made, stored=job.stored and self._stores)
+            return None  # whatever Deepgram answered, it is the job's result
+        return made, job.stored and self._stores
 
     def _announce(self, job: Job) -> None:
         self._changes.announce(job)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
@@ -84,14 +84,18 @@ def transcript(
     )
 
 
-async def save(connection: Connection, made: Transcript, *, stored: bool) -> None:
-    """Its words, where they are to be `stored`; its seconds count all the same."""
-    if stored:
-        await transcripts.save(connection, made)
+async def save(connection: Connection, made: Sequence[tuple[Transcript, bool]]) -> Sequence[None]:
+    """The words of those that are to be stored; their seconds count all the same."""
+    if stored := [transcript for transcript, is_stored in made if is_stored]:
+        await transcripts.save(connection, stored)
+    await usage.add(connection, [_usage(transcript) for transcript, _ in made])
+    return [None] * len(made)
+
+
+def _usage(made: Transcript) -> Usage:
     assert made.ended_at is not None
     seconds, day = made.duration or 0.0, datetime.fromtimestamp(made.ended_at, UTC).date()
-    used = Usage(principal=made.principal, day=day, accepted_seconds=seconds, sent_seconds=seconds)
-    await usage.add(connection, [used])
+    return Usage(principal=made.principal, day=day, accepted_seconds=seconds, sent_seconds=seconds)
 
 
 class Keeper:
@@ -145,7 +149,7 @@ class Keeper:
             if not made.id:
                 made = msgspec.structs.replace(made, id=made.request_id or self._new_id())
             stored = self._stores and order.query.get("gw_store") not in ("false", "0")
-            await self._store.write(partial(save, made=made, stored=stored))
+            await self._store.write_jointly(save, (made, stored))
         except (msgspec.DecodeError, StoreError) as error:
             self._metrics.store_dropped.add("recording")
             self._log.warning("store.not_kept", request_id=answer.request_id, reason=str(error))

@@ -159,7 +159,7 @@ class Jobs:
         async def op(connection: Connection) -> Job | None:
             cancelled = await rows.cancel(connection, job_id, self._clock())
             if cancelled:
-                await self._ended(connection, cancelled)
+                await self._ended(connection, [cancelled])
             return cancelled
 
         job = await self._store.write(op)

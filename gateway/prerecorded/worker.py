@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
-from functools import partial
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from gateway.config import JobsConfig
@@ -32,8 +31,8 @@ from gateway.store.databases import Connection
 from gateway.store.job import TERMINAL, Job, JobError
 from gateway.store.store import Store
 
-Ended = Callable[[Connection, Job], Awaitable[None]]
-"""Writes what belongs to a job's end in its transaction: the transcript, the callback that tells of it."""
+Ended = Callable[[Connection, Sequence[Job]], Awaitable[None]]
+"""Writes what belongs to jobs' ends in their transaction: transcripts, the callbacks that tell of it."""
 
 BEATS_PER_LEASE: Final = 3
 """How often a lease is renewed while it lasts, so that one late renewal loses nothing."""
@@ -184,7 +183,8 @@ class Worker:
             found = await rows.expired(connection, self._clock(), REAPED + len(held))
             lost = (job for job in found if (job.id, job.attempts) not in held)
             settling = [(job, self._settled(job, LOST if job.worker else NO_CALLBACK)) for job in lost]
-            return [(job, after) for job, after in settling if await self._write(connection, after)]
+            written = await self._write(connection, [after for _, after in settling])
+            return [pair for pair, is_written in zip(settling, written, strict=True) if is_written]
 
         reaped = await self._store.write(op)
         for job, after in reaped:
@@ -194,7 +194,7 @@ class Worker:
     async def finish(self, job: Job, outcome: Outcome) -> Job | None:
         """Ends an attempt that nobody runs any more; None if it has ended already. Raises StoreError."""
         after = self._settled(job, outcome)
-        if not await self._store.write(lambda connection: self._write(connection, after)):
+        if not await self._store.write_jointly(self._write, after):
             self._metrics.job_attempts.add("fenced")
             return None
         self._told(job, after, _name(outcome))
@@ -255,7 +255,7 @@ class Worker:
         refused = 0
         while True:
             try:
-                written = await self._store.write(partial(self._write, job=after))
+                written = await self._store.write_jointly(self._write, after)
             except Exception as exc:  # also a defect of ours in what belongs to the end
                 self._log.warning("job.end_not_written", job=job.id, error=str(exc))
                 if self._draining:
@@ -271,10 +271,11 @@ class Worker:
             self._told(job, after, how)
             return after
 
-    async def _write(self, connection: Connection, job: Job) -> bool:
-        written = await rows.settle(connection, job)
-        if written and job.state in TERMINAL:
-            await self._ended(connection, job)
+    async def _write(self, connection: Connection, jobs: Sequence[Job]) -> Sequence[bool]:
+        written = await rows.settle(connection, jobs)
+        ended = [job for job, is_written in zip(jobs, written, strict=True) if is_written]
+        if ended := [job for job in ended if job.state in TERMINAL]:
+            await self._ended(connection, ended)
         return written
 
     async def _renew(self, job_ids: set[str]) -> dict[str, int]:

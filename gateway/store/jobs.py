@@ -62,11 +62,23 @@ async def claim(
     return sorted(claimed, key=lambda job: (job.priority, job.run_at))
 
 
-async def settle(connection: Connection, job: Job) -> bool:
-    """Writes how the attempt `job.attempts` left the job; False, and nothing, if it is not the latest one."""
-    ours = {"ours": job.id, "latest": job.attempts}
-    found = await connection.execute(_SETTLE, ours | _values(job, _SETTLED))
-    return found.rowcount == 1
+async def settle(connection: Connection, jobs: Sequence[Job]) -> list[bool]:
+    """Writes how the attempt `job.attempts` left each job; False, and nothing, for one that is over."""
+    running = select(JOBS.c.id, JOBS.c.attempts).where(JOBS.c.state == "running")
+    wanted = running.where(JOBS.c.id.in_([job.id for job in jobs]))
+    # Locked in order, or two hosts may wait for each other.
+    found = await connection.execute(wanted.order_by(JOBS.c.id).with_for_update())
+    latest = {row.id: row.attempts for row in found}
+    written, rows = [], []
+    for job in jobs:
+        is_latest = latest.get(job.id) == job.attempts
+        if is_latest:
+            del latest[job.id]  # it ends once
+            rows.append({"ours": job.id, "latest": job.attempts} | _values(job, _SETTLED))
+        written.append(is_latest)
+    if rows:
+        await connection.execute(_SETTLE, rows)
+    return written
 
 
 async def redirect(

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, Self, TypeVar
 
 import sqlalchemy
@@ -24,6 +25,7 @@ from gateway.metrics import Metrics
 from gateway.store import migrate
 from gateway.store.databases import Connection, Op, connect, is_down, line
 
+A = TypeVar("A")
 T = TypeVar("T")
 Migrate = Literal["auto", "always", "never"]
 
@@ -34,13 +36,29 @@ WRITE: Final = text("UPDATE alembic_version SET version_num = version_num")
 """Changes nothing, but takes room: a full disk reads, and commits what is empty."""
 
 
-class _Waiting(NamedTuple):
-    """An operation, or rows for a statement, and who waits for it."""
+JointOp = Callable[[Connection, Sequence[A]], Awaitable[Sequence[T]]]
+"""An `Op` for many at once: a result for each, in their order."""
 
-    op: Op[Any] | None
-    statement: Executable | None
-    rows: Sequence[Mapping[str, Any]]
+
+class _Waiting(NamedTuple):
+    """What an operation is to be done for, and who waits for it."""
+
+    op: JointOp[Any, Any]
+    item: Any
     done: asyncio.Future[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Put:
+    """The operation that runs a statement; equal to any other of that statement."""
+
+    statement: Executable
+
+    async def __call__(
+        self, connection: Connection, items: Sequence[Sequence[Mapping[str, Any]]]
+    ) -> Sequence[None]:
+        await connection.execute(self.statement, [row for rows in items for row in rows])
+        return [None] * len(items)
 
 
 class Store:
@@ -96,7 +114,16 @@ class Store:
         row that exists, StoreError when the store is down, full, or goes down meanwhile. Whoever stops
         waiting does not stop `op`.
         """
-        result: T = await self._take(op, None, ())
+        result: T = await self._take(_each, op)
+        return result
+
+    async def write_jointly(self, op: JointOp[A, T], item: A) -> T:
+        """The result of `op` for `item`, after the commit; errors as in `write`.
+
+        `op` is called once with the items of all that wait for it, which is cheaper than once for each where
+        statements take many rows. It may overtake what waits at the same time.
+        """
+        result: T = await self._take(op, item)
         return result
 
     async def put(self, statement: Executable, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -105,7 +132,7 @@ class Store:
         The rows of all that wait for the same statement object are one call of the driver: the fast way to
         insert. It may overtake what waits at the same time.
         """
-        await self._take(None, statement, rows)
+        await self._take(_Put(statement), rows)
 
     async def read(self, op: Op[T]) -> T:
         """The result of `op`, which changes nothing. Raises StoreError, and what `op` raises."""
@@ -126,9 +153,7 @@ class Store:
             await self._writing
         await self._database.close()
 
-    async def _take(
-        self, op: Op[Any] | None, statement: Executable | None, rows: Sequence[Mapping[str, Any]]
-    ) -> Any:
+    async def _take(self, op: JointOp[Any, Any], item: Any) -> Any:
         if self._closing or not self.healthy:
             self._metrics.store_errors.add("down")
             raise StoreError("the store is down")
@@ -136,7 +161,7 @@ class Store:
             self._metrics.store_errors.add("full")
             raise StoreError("the store has too much to do")
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(op, statement, rows, done))
+        self._waiting.append(_Waiting(op, item, done))
         self._metrics.store_queue_depth = len(self._waiting)
         self._wake.set()
         return await done
@@ -245,14 +270,20 @@ def check(connection: sqlalchemy.Connection, may_migrate: Migrate) -> None:
 
 
 async def _run(connection: Connection, batch: Sequence[_Waiting]) -> list[Any]:
-    """The results in the order of `batch`; rows for one statement go together."""
-    together: dict[Executable, list[Mapping[str, Any]]] = {}
-    for waiting in batch:
-        if waiting.statement is not None:
-            together.setdefault(waiting.statement, []).extend(waiting.rows)
-    for statement, rows in together.items():
-        await connection.execute(statement, rows)
-    return [None if waiting.op is None else await waiting.op(connection) for waiting in batch]
+    """The results in the order of `batch`; what stands alone comes after what goes together."""
+    places: dict[JointOp[Any, Any], list[int]] = {}
+    for place, waiting in enumerate(batch):
+        places.setdefault(waiting.op, []).append(place)
+    results: list[Any] = [None] * len(batch)
+    for op in sorted(places, key=lambda op: op is _each):
+        found = await op(connection, [batch[place].item for place in places[op]])
+        for place, result in zip(places[op], found, strict=True):
+            results[place] = result
+    return results
+
+
+async def _each(connection: Connection, ops: Sequence[Op[Any]]) -> list[Any]:
+    return [await op(connection) for op in ops]
 
 
 def _meaning(error: Exception) -> Exception:

@@ -93,9 +93,9 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     before: tuple[float, str] | None = None
 
 
-async def save(connection: Connection, transcript: Transcript) -> None:
-    """A recording's. Raises StoreConflict, from the writer, where there is one with its id."""
-    await connection.execute(_INSERT, _row(transcript))
+async def save(connection: Connection, recordings: Sequence[Transcript]) -> None:
+    """Raises StoreConflict, from the writer, where there is one with an id of theirs."""
+    await connection.execute(_INSERT, [_row(transcript) for transcript in recordings])
 
 
 async def begin(connection: Connection, calls: Sequence[Transcript]) -> None:

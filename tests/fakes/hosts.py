@@ -10,7 +10,7 @@ import os
 import random
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -151,12 +151,13 @@ class Host:
     async def until_ended(self, jobs: list[Job], seconds: float = 30.0) -> list[Job]:
         return [await self.until(job, lambda now: now.ended_at is not None, seconds) for job in jobs]
 
-    async def _ended(self, connection: Connection, job: Job) -> None:
-        self.ended(connection, job)
-        if job.callback:
-            body = msgspec.json.encode({"id": job.id})
-            told = deliveries.new(uuid.uuid4().hex, job.principal, job.callback, "job", body, time.time())
-            await deliveries.insert(connection, told)
+    async def _ended(self, connection: Connection, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            self.ended(connection, job)
+            if job.callback:
+                body = msgspec.json.encode({"id": job.id})
+                told = deliveries.new(uuid.uuid4().hex, job.principal, job.callback, "job", body, time.time())
+                await deliveries.insert(connection, told)
 
     def _announce(self, job: Job) -> None:
         self._changes.announce(job)

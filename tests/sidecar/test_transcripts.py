@@ -62,8 +62,7 @@ def recording(id: str, text: str = "Hi there.", principal: str = "anonymous", at
 
 
 async def save(store: Store, *saved: Transcript) -> None:
-    for one in saved:
-        await store.write(partial(transcripts.save, transcript=one))
+    await store.write(partial(transcripts.save, recordings=saved))
 
 
 async def got(client: ClientSession, path: str, **headers: str) -> tuple[int, str, str]:

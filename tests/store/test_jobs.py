@@ -41,7 +41,7 @@ async def test_what_is_kept_comes_back(store: Store) -> None:
         ended_at=30.0,
         result=msgspec.Raw(b"[]"),
     )
-    assert await store.write(lambda connection: jobs.settle(connection, ended))
+    assert await store.write(lambda connection: jobs.settle(connection, [ended])) == [True]
     found = await store.read(lambda connection: jobs.get(connection, "a"))
     assert found == msgspec.structs.replace(ended, lease_until=found.lease_until if found else None)
 
@@ -86,9 +86,12 @@ async def test_only_the_latest_attempt_counts(store: Store) -> None:
     [first] = await claim(store)
     done = msgspec.structs.replace(first, state="succeeded", ended_at=21.0, worker="", lease_until=None)
     late = msgspec.structs.replace(done, attempts=2)
-    assert not await store.write(lambda connection: jobs.settle(connection, late))
-    assert await store.write(lambda connection: jobs.settle(connection, done))
-    assert not await store.write(lambda connection: jobs.settle(connection, done))
+    gone = msgspec.structs.replace(done, id="gone")
+    attempts = [late, done, gone, done]
+    assert await store.write(lambda connection: jobs.settle(connection, attempts)) == [
+        *(False, True, False, False)
+    ]
+    assert await store.write(lambda connection: jobs.settle(connection, [done])) == [False]
 
 
 async def test_leases(store: Store) -> None:

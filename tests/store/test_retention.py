@@ -32,11 +32,10 @@ async def test_old_ones_go(store: Store) -> None:
     """All of them, however many; 0 days keep everything."""
 
     async def save_many(connection: Connection) -> None:
-        for n in range(1200):
-            await transcripts.save(connection, recording(f"old{n}", 10 * DAY))
+        await transcripts.save(connection, [recording(f"old{n}", 10 * DAY) for n in range(1200)])
 
     await store.write(save_many)
-    await store.write(partial(transcripts.save, transcript=recording("young", 21 * DAY)))
+    await store.write(partial(transcripts.save, recordings=[recording("young", 21 * DAY)]))
     await tidied(store, 0.0, 100 * DAY)
     assert len(await ids(store)) == 1201
     await tidied(store, 30.0, 50 * DAY)
@@ -58,7 +57,7 @@ async def test_calls_that_nobody_ended(store: Store) -> None:
 
 async def test_it_outlives_a_store_that_is_down(store: Store) -> None:
     """And goes on when that is back."""
-    await store.write(partial(transcripts.save, transcript=recording("old", 0.0)))
+    await store.write(partial(transcripts.save, recordings=[recording("old", 0.0)]))
     store.healthy = False
     tidying = asyncio.create_task(keep_tidy(store, 1.0, lambda: 9 * DAY, every=0.05))
     await asyncio.sleep(0.15)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any, get_args
@@ -65,6 +65,23 @@ async def test_what_waits_is_one_transaction(store: Store, metrics: Metrics) -> 
     assert await store.read(principals) == names
     assert commits(metrics) == 1
     assert metrics.store_queue_depth == 0
+
+
+async def test_what_is_written_jointly(store: Store, metrics: Metrics) -> None:
+    """One call for all that waits, and a result for each; what fails does so without the others."""
+    calls: list[list[str]] = []
+
+    async def add(connection: Connection, names: Sequence[str]) -> list[str]:
+        calls.append(list(names))
+        await connection.execute(INSERT, [row(name) for name in names])
+        return [name.upper() for name in names]
+
+    first = [store.write_jointly(add, name) for name in "abc"]
+    assert await asyncio.gather(*first, store.write(adding("d"))) == ["A", "B", "C", "d"]
+    assert (calls, commits(metrics)) == ([["a", "b", "c"]], 1)
+    found = await asyncio.gather(*(store.write_jointly(add, name) for name in "efag"), return_exceptions=True)
+    assert [type(one) for one in found] == [str, str, StoreConflict, str]
+    assert await store.read(principals) == list("abcdefg")
 
 
 async def test_only_the_guilty_fail(store: Store, metrics: Metrics) -> None:

@@ -32,8 +32,7 @@ def final(call: str, number: int, text: str, channel: int = 0) -> FinalResult:
 
 
 async def save(store: Store, *saved: Transcript) -> None:
-    for one in saved:
-        await store.write(partial(transcripts.save, transcript=one))
+    await store.write(partial(transcripts.save, recordings=saved))
 
 
 async def found(store: Store, q: str = "", principal: str = "p", limit: int = 10, **wanted: Any) -> list[str]:
