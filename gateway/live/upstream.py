@@ -8,7 +8,6 @@ import functools
 import ipaddress
 import socket
 import ssl
-import sys
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import unquote, urlsplit
@@ -134,7 +133,7 @@ class Dialer:
         self._config = config
         schemes = {urlsplit(region.url).scheme for region in config.regions}
         # Loading the system's authorities takes 50 ms and 2 MB, for nothing where no region has TLS.
-        self.tls = _Tls.make() if "https" in schemes or config.ca_file else None
+        self.tls = ssl.create_default_context() if "https" in schemes or config.ca_file else None
         if self.tls is not None and config.ca_file:
             self.tls.load_verify_locations(config.ca_file)
 
@@ -147,11 +146,8 @@ class Dialer:
         leg: UpstreamLeg | None = None
         try:
             async with asyncio.timeout(self._config.dial_timeout):
-                place = _place(region.url)
-                leg = await self._connect(place, make_leg)
+                leg = await self._connect(_place(region.url), make_leg)
                 await leg.answered
-            if self.tls is not None and place.is_secure and leg.transport is not None:
-                self.tls.remember(place.host, leg.transport.get_extra_info("ssl_object"))
         except TimeoutError:
             raise UpstreamTimeout(f"no answer in {self._config.dial_timeout:g} s") from None
         except (OSError, ssl.SSLError) as exc:
@@ -193,43 +189,6 @@ class Dialer:
             sock.close()
             raise
         return sock
-
-
-class _Tls(ssl.SSLContext):
-    """Its connections resume the session that an earlier one had with their host (RFC 8446 §2.2).
-
-    That takes a fifth off the CPU of a handshake, and no certificates are kept with each connection. A server
-    that does not want it, or knows the session no more, makes a full handshake as ever.
-    """
-
-    def __init__(self, _protocol: int) -> None:
-        self._sessions: dict[str, ssl.SSLSession] = {}
-
-    @classmethod
-    def make(cls) -> _Tls:
-        """As `ssl.create_default_context` does."""
-        tls = cls(ssl.PROTOCOL_TLS_CLIENT)
-        tls.load_default_certs()
-        if sys.version_info >= (3, 13):
-            tls.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VERIFY_X509_STRICT
-        return tls
-
-    def remember(self, host: str, opened: ssl.SSLObject) -> None:
-        """`opened` has heard from the server: with TLS 1.3 there is nothing to resume before."""
-        if not opened.session_reused and opened.session is not None:
-            self._sessions[host] = opened.session
-
-    def wrap_bio(
-        self,
-        incoming: ssl.MemoryBIO,
-        outgoing: ssl.MemoryBIO,
-        server_side: bool = False,
-        server_hostname: str | bytes | None = None,
-        session: ssl.SSLSession | None = None,
-    ) -> ssl.SSLObject:
-        if isinstance(server_hostname, str):
-            session = session or self._sessions.get(server_hostname)
-        return super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
 
 
 class _Place(NamedTuple):

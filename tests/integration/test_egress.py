@@ -56,21 +56,6 @@ async def test_tls_with_an_authority_of_ones_own(stand: Stand, authority: trustm
         assert words(await transcribe(gateway, audio)) == said
 
 
-@pytest.mark.parametrize(("tickets", "resumed"), [(2, 1), (0, 0)])
-async def test_tls_sessions_are_resumed(
-    stand: Stand, authority: trustme.CA, tmp_path: Path, tickets: int, resumed: int
-) -> None:
-    """The second connection resumes the session of the first, where Deepgram offers that; both work."""
-    deepgram = server_side(authority, "127.0.0.1")
-    deepgram.num_tickets = tickets
-    emulator = await stand.emulator(ssl=deepgram)
-    gateway = await stand.gateway(emulator.url, deepgram={"ca_file": ca_file(authority, tmp_path)})
-    audio, said = call()
-    for _ in range(2):
-        assert words(await transcribe(gateway, audio)) == said
-    assert deepgram.session_stats()["hits"] == resumed
-
-
 @pytest.mark.parametrize("known", ["nothing", "another authority", "another host"])
 async def test_tls_that_cannot_be_verified(
     stand: Stand, authority: trustme.CA, tmp_path: Path, known: str
