@@ -6,6 +6,7 @@ import asyncio
 import base64
 import functools
 import ipaddress
+import re
 import socket
 import ssl
 from collections.abc import Callable
@@ -26,6 +27,8 @@ SEND_BUFFER_BYTES: Final = 32_768
 reading took 480 s of G.711 (faults.md M2). The kernel doubles it."""
 HAPPY_EYEBALLS_DELAY: Final = 0.25
 """RFC 8305 §8."""
+LOOKUP_PATIENCE: Final = 1.0
+"""Seconds for DNS where addresses are known from before."""
 MAX_BODY_BYTES: Final = 65_536
 
 
@@ -107,6 +110,9 @@ class UpstreamLeg(WebSocketLeg):
     def read_done(self) -> None:
         if self._handshake is None:
             self._owner.upstream_heard(self)
+            if self._ws is not None and self._ws.close_rcvd is not None and not self._lost:
+                self._lost = True  # nothing follows a close frame; the end of TCP is not waited for
+                self.lost(self._ws.close_rcvd.code, self._ws.close_rcvd.reason)
         elif self._handshake.handshake_exc is not None:
             self._fail(UpstreamUnavailable(f"no WebSocket server answered: {self._handshake.handshake_exc}"))
 
@@ -131,6 +137,7 @@ class Dialer:
     def __init__(self, config: DeepgramConfig) -> None:
         """Raises ConfigError's cause, OSError or ssl.SSLError, for an unusable `ca_file`."""
         self._config = config
+        self._resolver = _Resolver()
         schemes = {urlsplit(region.url).scheme for region in config.regions}
         # Loading the system's authorities takes 50 ms and 2 MB, for nothing where no region has TLS.
         self.tls = ssl.create_default_context() if "https" in schemes or config.ca_file else None
@@ -180,9 +187,9 @@ class Dialer:
     async def _reach(self, host: str, port: int) -> socket.socket:
         """A TCP connection to the host, through the proxy if one is set."""
         if not self._config.proxy:
-            return await _tcp(host, port)
+            return await _tcp(await self._resolver.addresses(host, port))
         proxy = urlsplit(self._config.proxy)
-        sock = await _tcp(proxy.hostname or "", proxy.port or 80)
+        sock = await _tcp(await self._resolver.addresses(proxy.hostname or "", proxy.port or 80))
         try:
             await _tunnel(sock, host, port, proxy.username, proxy.password)
         except BaseException:
@@ -215,9 +222,29 @@ def _place(url: str) -> _Place:
     return _Place(base, host, port, is_secure, is_address=True)
 
 
-async def _tcp(host: str, port: int) -> socket.socket:
-    infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return await aiohappyeyeballs.start_connection(infos, happy_eyeballs_delay=HAPPY_EYEBALLS_DELAY)
+class _Resolver:
+    """Remembers the last good addresses of each name, of which there are as many as regions: an outage of DNS
+    ends no call, and none waits longer than `LOOKUP_PATIENCE` for what is known (faults.md 20)."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int], list[Any]] = {}
+
+    async def addresses(self, host: str, port: int) -> list[Any]:
+        """Raises OSError for a name that was never found."""
+        loop, known = asyncio.get_running_loop(), self._known.get((host, port))
+        try:
+            async with asyncio.timeout(LOOKUP_PATIENCE if known else None):
+                found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except OSError:  # TimeoutError is one
+            if known is None:
+                raise
+            return known
+        self._known[host, port] = found
+        return found
+
+
+async def _tcp(addresses: list[Any]) -> socket.socket:
+    return await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=HAPPY_EYEBALLS_DELAY)
 
 
 async def _tunnel(sock: socket.socket, host: str, port: int, user: str | None, password: str | None) -> None:
@@ -235,7 +262,6 @@ async def _tunnel(sock: socket.socket, host: str, port: int, user: str | None, p
         if not byte or len(answer) > MAX_BODY_BYTES:
             raise OSError("the egress proxy gave no HTTP answer")
         answer += byte
-    status = answer.split(b" ", 2)[1:2]
-    if status != [b"200"]:
+    if not re.match(rb"\S+ 2\d\d\b", answer):
         first_line = answer.partition(b"\r\n")[0].decode("latin-1")
         raise OSError(f"the egress proxy refused: {first_line}")

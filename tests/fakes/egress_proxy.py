@@ -10,16 +10,20 @@ from typing import Self
 
 class EgressProxy:
     """Tunnels to wherever it is asked, if `login` ("user:password") is right; or answers `refuse` to all.
+    What it says when it does is `agree`.
 
     `requests` holds every request head that came.
     """
 
-    def __init__(self, login: str = "", refuse: bytes = b"") -> None:
+    def __init__(
+        self, login: str = "", refuse: bytes = b"", agree: bytes = b"200 Connection established"
+    ) -> None:
         self.requests: list[bytes] = []
         self.tunnels = 0
         self.port = 0
         self._login = login
         self._refuse = refuse
+        self._agree = agree
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -56,7 +60,7 @@ class EgressProxy:
         far_reader, far_writer = await asyncio.open_connection(host, int(port))
         self.tunnels += 1
         # Head and first bytes in one packet, as a proxy may send them; the reader must not take too much.
-        writer.write(b"HTTP/1.1 200 Connection established\r\nVia: 1.1 test\r\n\r\n")
+        writer.write(b"HTTP/1.1 " + self._agree + b"\r\nVia: 1.1 test\r\n\r\n")
         try:
             await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer))
         finally:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from typing import Any
 
 import pytest
+from websockets.utils import accept_key
 
 from gateway.config import DeepgramConfig, RegionConfig
 from gateway.errors import UpstreamRejected, UpstreamTimeout, UpstreamUnavailable
+from gateway.live import upstream
 from gateway.live.upstream import MAX_BODY_BYTES, SEND_BUFFER_BYTES, Dialer, UpstreamLeg
+from gateway.live.wire import CLOSE_TIMEOUT
 from tests.fakes.deepgrams import Answering
+from tests.fakes.egress_proxy import EgressProxy
 from tests.fakes.stand import Stand, eventually
+from tests.fakes.wire_client import CLOSE, frame
 
 HEADERS = [("Authorization", "Token k"), ("X-Fern-A", "1"), ("X-Fern-A", "2")]
 
@@ -127,3 +133,73 @@ async def test_a_dial_can_be_given_up() -> None:
         with pytest.raises(asyncio.CancelledError):
             await dialling
         await eventually(lambda: not deepgram.open)
+
+
+async def test_a_close_frame_is_the_end() -> None:
+    """Whoever leaves TCP open after its close frame is not waited for."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        key = head.partition(b"Sec-WebSocket-Key: ")[2].partition(b"\r\n")[0]
+        writer.write(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Accept: " + accept_key(key.decode()).encode() + b"\r\n\r\n"
+        )
+        await asyncio.sleep(0.05)  # the dial is over
+        writer.write(frame(CLOSE, (1011).to_bytes(2, "big") + b"NET-0000", mask=False))
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        owner = Owner()
+        await dial(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", owner)
+        await eventually(lambda: owner.closes, CLOSE_TIMEOUT / 2)
+        assert owner.leg is not None
+        assert owner.leg.transport is not None
+        assert not owner.leg.transport.is_closing(), "the answer to the close is not cut"
+        owner.leg.abort()
+        await asyncio.sleep(0.05)
+    assert owner.closes == [(1011, "NET-0000")], "told once"
+
+
+async def test_last_good_addresses(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that was found once is dialled while DNS fails, or is slow (faults.md 20)."""
+    emulator = await stand.emulator()
+    dialer = Dialer(DeepgramConfig(dial_timeout=2.0))
+    region, owner = RegionConfig(url=f"http://localhost:{emulator.port}"), Owner()
+
+    async def reach() -> None:
+        await dialer.dial(region, owner.make)
+        assert owner.leg is not None
+        owner.leg.close(1000)
+
+    async def fails(*_arguments: object, **_named: object) -> list[Any]:
+        raise socket.gaierror("no such name")
+
+    async def hangs(*_arguments: object, **_named: object) -> list[Any]:
+        await asyncio.sleep(60)
+        return []
+
+    await reach()
+    monkeypatch.setattr(upstream, "LOOKUP_PATIENCE", 0.05)
+    for answer in (fails, hangs):
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", answer)
+        await reach()
+    assert len(emulator.connections) == 3
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", fails)
+    with pytest.raises(UpstreamUnavailable, match="no such name"):
+        await Dialer(DeepgramConfig()).dial(region, owner.make)
+
+
+@pytest.mark.parametrize("agree", [b"204 No Content", b"200"])
+async def test_a_proxy_agrees_by_any_2xx(stand: Stand, agree: bytes) -> None:
+    """As RFC 9110 §9.3.6 has it."""
+    emulator = await stand.emulator()
+    async with EgressProxy(agree=agree) as proxy:
+        dialer = Dialer(DeepgramConfig(proxy=f"http://127.0.0.1:{proxy.port}"))
+        owner = Owner()
+        await dialer.dial(RegionConfig(url=emulator.url), owner.make)
+        assert owner.opened
+        assert owner.leg is not None
+        owner.leg.close(1000)
+        await eventually(lambda: owner.closes)
