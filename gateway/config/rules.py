@@ -34,6 +34,9 @@ def problems(config: Config) -> Iterator[tuple[str, str]]:
     yield from _region_problems(config.deepgram)
     yield from _egress_problems(config.deepgram)
     yield from _session_problems(config.session)
+    if config.resume.journal_bytes > config.session.client_queue_bytes:
+        rule = f"session.client_queue_bytes, which is {config.session.client_queue_bytes}"
+        yield "resume.journal_bytes", f"a client that comes back gets all of it at once: not above {rule}"
     yield from _callback_problems(config.callback)
     yield from _jobs_problems(config.jobs)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from gateway.deepgram.recogniser import Kind
-from gateway.live.wire import WebSocketLeg
+from gateway.live.wire import HIGH_WATER_BYTES, WebSocketLeg
 from gateway.session.events import Deliver
 
 
@@ -36,6 +36,7 @@ class ClientSink:
         self._on_slow = on_slow
         self._queue: list[Deliver] = []
         self._queued_bytes = 0
+        self._unflushed_bytes = 0  # or flushed by others
         self._give_up: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self._ending: tuple[int | None, str] | None = None
@@ -46,6 +47,12 @@ class ClientSink:
             return
         if self._leg.writable and not self._queue:
             self._leg.send_text(event.raw)
+            self._unflushed_bytes += len(event.raw)
+            if (
+                self._unflushed_bytes > HIGH_WATER_BYTES
+            ):  # many at once, for who comes back: see if they are read
+                self._unflushed_bytes = 0
+                self._leg.flush()
             return
         if event.kind is Kind.INTERIM:
             self._drop_interim(event.channel)

@@ -29,6 +29,13 @@ def test_validate_raises() -> None:
         validate(config)
 
 
+def test_a_journal_fits_the_queue_of_its_client() -> None:
+    """Who comes back gets the whole journal at once."""
+    found = broken(resume={"journal_bytes": 4_000_000})
+    assert [path for path, _ in found] == ["resume.journal_bytes"]
+    assert broken(resume={"journal_bytes": 4_000_000}, session={"client_queue_bytes": 4_000_000}) == []
+
+
 @pytest.mark.parametrize(
     ("host", "loopback"),
     [

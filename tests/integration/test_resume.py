@@ -643,3 +643,23 @@ async def test_a_slow_reader_may_come_back(stand: Stand) -> None:
     await detached(gateway)
     assert (await caller.come_back())["recovered"]
     await caller.finish()
+
+
+async def test_a_journal_larger_than_the_write_buffer(stand: Stand) -> None:
+    """What a client lacks goes out as it reads: it is not taken for one that does not read."""
+    emulator = await stand.emulator(**BRISK_WINDOWS)
+    gateway = await stand.gateway(emulator.url, server={"write_buffer_bytes": 262_144}, session=SESSION)
+    audio, said = call(60)
+    caller = Caller(gateway, audio)
+    await caller.begin()
+    (live,) = gateway._exchange.calls.values()
+    caller.drop()
+    await detached(gateway)
+    for _ in range(40):
+        live.session.answer(b'{"type":"Filler","padding":"' + b"x" * 20_000 + b'"}')
+    live.client_reads()
+    await caller.come_back()
+    await caller.send(len(audio))
+    await caller.finish()
+    assert sum("Filler" in raw for raw in caller.raw) == 40
+    assert words(caller.results) == said
