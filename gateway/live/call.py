@@ -52,6 +52,7 @@ from gateway.session.protocol import SessionProtocol
 from gateway.session.resume import SLOW, TAKEN, GatewayResume, Resumption, Verdict
 from gateway.session.states import State
 from gateway.session.stream import ROTATED
+from gateway.session.watch import FELL_BEHIND
 from gateway.store.sessions import Session
 from gateway.store.transcripts import Transcript
 
@@ -398,7 +399,7 @@ class Call:
         for sink in self._sinks:
             sink.deliver(event)
         if event.kind <= FINAL:
-            self._lines.worked(self.session.stream.epoch)
+            self._lines.worked()
             self._latency.observe(event.lag)
             self._metrics.results.add("interim" if event.kind is INTERIM else "final")
 
@@ -423,8 +424,9 @@ class Call:
                 self._record.breaks += 1
                 cause = _break_cause(code, reason)
                 self._metrics.breaks.add(cause)
-                if self.session.stream.is_fruitless and cause != "data_0000":  # that is the audio's fault
-                    self._lines.failed(epoch)
+                # What took audio and brought nothing may not work, unless the audio is at fault.
+                is_fruitless = self.session.stream.is_fruitless and cause != "data_0000"
+                self._lines.broke(epoch, cause, is_suspect=is_fruitless or reason == FELL_BEHIND)
                 logger = self._logger()
                 log = logger.info if reason == ROTATED else logger.warning
                 log("upstream.broke", epoch=epoch, code=code, reason=reason, owed_seconds=owed)
@@ -504,6 +506,9 @@ class Call:
         metrics.stale_results += session.stream.stale
         metrics.finalizes += session.stream.prompted
         metrics.upstream_bad_messages += session.stream.malformed
+        metrics.upstream_implausible += session.stream.transcript.quarantined
+        metrics.upstream_repeated += session.stream.transcript.repeated
+        metrics.ignored_audio_bytes += session.ignored_bytes
         over = self.describe(outcome)
         if self._exchange.recorder is not None and session.request_id:
             self._exchange.recorder.over(over)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from gateway.errors import UpstreamError, UpstreamRejected, UpstreamTimeout
 from gateway.live.exchange import Exchange
@@ -12,6 +12,9 @@ from gateway.live.upstream import UpstreamLeg
 from gateway.metrics import handshake_label
 from gateway.session.events import Deliver
 from gateway.session.protocol import SessionProtocol
+
+LET_DOWN: Final = ("stalled", "net_0000")
+"""Causes of a break that are a region's doing when they come again."""
 
 
 class Lines:
@@ -57,7 +60,9 @@ class Lines:
         self._relay = session.relay
         self._dials: dict[int, asyncio.Task[None]] = {}
         self._regions: dict[int, str] = {}
-        self._proved = 0  # the epoch that brought the latest result
+        self._speaking = 0  # the epoch that brought the latest message
+        self._broke = ("", "")  # region and cause of the latest break
+        self._proved = 0  # that of the latest result
 
     def dial(self, epoch: int) -> None:
         self._dials[epoch] = self._exchange.tasks.create_task(self._dial(epoch))
@@ -97,15 +102,19 @@ class Lines:
                     self._send(leg, message)
                 leg.flush()
 
-    def worked(self, epoch: int) -> None:
-        """A result came: its region works."""
+    def worked(self) -> None:
+        """The latest message was a result: its region works."""
+        epoch = self._speaking
         if self._proved != epoch and epoch in self._legs:
             self._proved = epoch
             self._exchange.regions.worked(self._regions[epoch])
 
-    def failed(self, epoch: int) -> None:
-        """It took audio and brought nothing: its region may not work."""
-        self._exchange.regions.failed(self._regions[epoch], self._loop.time())
+    def broke(self, epoch: int, cause: str, *, is_suspect: bool) -> None:
+        """A connection is lost. Its region may not work if that `is_suspect`, or if the call was let down
+        there in the same way before."""
+        before, self._broke = self._broke, (self._regions[epoch], cause)
+        if is_suspect or (cause in LET_DOWN and self._broke == before):
+            self._exchange.regions.failed(self._regions[epoch], self._loop.time())
 
     # What an upstream leg says
 
@@ -119,6 +128,7 @@ class Lines:
 
     def upstream_text(self, leg: UpstreamLeg, data: bytes) -> None:
         self._metrics.upstream_messages_received += 1
+        self._speaking = leg.epoch
         result = self._session.upstream_message(leg.epoch, data, self._loop.time())
         if result is None:
             self._turn_is_due = True
@@ -169,6 +179,8 @@ class Lines:
         await exchange.gate.turn(is_new=epoch == 1)
         started = self._loop.time()
         region = exchange.config.deepgram.regions[exchange.regions.choose(started)]
+        for over in self._regions.keys() - self._legs.keys() - self._dials.keys():
+            del self._regions[over]
         self.region = self._regions[epoch] = region.name
         outcome = "opened"
         try:

@@ -84,6 +84,7 @@ class Metrics:
         self.breaks = Counts(table.BREAK_CAUSES)
         self.upstream_audio_bytes = self.upstream_messages_sent = self.upstream_messages_received = 0
         self.upstream_bad_messages = self.finalizes = self.log_lines_dropped = 0
+        self.upstream_implausible = self.upstream_repeated = self.ignored_audio_bytes = 0
         self.replay_buffer_bytes = self.dials_waiting = self.sessions_catching_up = 0
         self.session_lag_seconds = self.batch_window_seconds = 0.0
         self.uploads_active = self.upload_bytes = self.upload_copies = self.spool_bytes = 0

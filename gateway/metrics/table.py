@@ -199,6 +199,13 @@ METRICS: Final = (
     ),
     Described("gw_results_total", "counter", ("kind",), "results", "Results delivered to clients."),
     Described(
+        "gw_ignored_audio_bytes_total",
+        "counter",
+        (),
+        "ignored_audio_bytes",
+        "Audio that came after the end of its call: after CloseStream, or while it was ended.",
+    ),
+    Described(
         "gw_stale_results_total",
         "counter",
         (),
@@ -369,6 +376,20 @@ METRICS: Final = (
         (),
         "upstream_bad_messages",
         "Messages from Deepgram that could not be understood and were dropped.",
+    ),
+    Described(
+        "gw_upstream_implausible_total",
+        "counter",
+        (),
+        "upstream_implausible",
+        "Results whose times cannot be, for the audio that was sent; they were kept from the client.",
+    ),
+    Described(
+        "gw_upstream_repeated_total",
+        "counter",
+        (),
+        "upstream_repeated",
+        "Results that said only what was final already, and were dropped.",
     ),
     Described(
         "gw_callbacks_total", "counter", ("outcome",), "callbacks", "Callbacks to clients that were over."

@@ -21,6 +21,8 @@ ENOUGH_BYTES: Final = 4_096
 """The same for audio whose bytes have no place in time."""
 ENOUGH_AUDIO: Final = 3.0
 """Seconds of audio that must have gone up for missing results to mean anything."""
+FELL_BEHIND: Final = "stalled: results fall behind"
+"""What is wrong with a connection that is slower than real time."""
 LATE: Final = 0.25
 """Our own lateness, in seconds, that is forgiven without a thought."""
 
@@ -109,7 +111,7 @@ class Watch:
         if now >= self._stalled_at:
             return "stalled: audio flows, results do not"
         if self._behind(position) > self._max_lag:
-            return "stalled: results fall behind"
+            return FELL_BEHIND
         return ""
 
     def quiet_for(self, sent: int, now: float) -> float:

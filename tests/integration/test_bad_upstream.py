@@ -84,3 +84,30 @@ async def test_an_oversized_message_is_a_break(stand: Stand) -> None:
     assert connections == 2
     assert of_type(messages, "Surprise") == []
     assert "gw_upstream_breaks_total" in gateway.metrics.render("")[0].decode()
+
+
+async def test_what_cannot_be_is_counted(stand: Stand) -> None:
+    """A result of audio that nobody sent never reaches the client, and is counted (faults.md 24)."""
+    impossible = {
+        "type": "Results",
+        "channel_index": [0, 1],
+        "start": 5000.0,
+        "duration": 1.0,
+        "is_final": True,
+        "channel": {"alternatives": [{"transcript": "", "confidence": 0.0, "words": []}]},
+    }
+    gateway, messages, _ = await run(stand, Fault("garbage", after_audio=0.3, text=json.dumps(impossible)))
+    assert all(m.get("start", 0.0) < 5000.0 for m in messages)
+    assert "\ngw_upstream_implausible_total 1" in gateway.metrics.render("")[0].decode()
+
+
+async def test_audio_after_the_end_is_counted(stand: Stand) -> None:
+    """It is not transcribed; that there was some, the operator can see."""
+    emulator = await stand.emulator(close_timeout=1.0)
+    gateway = await stand.gateway(emulator.url)
+    async with dial(gateway) as ws:
+        await ws.send(CLOSE_STREAM)
+        await ws.send(b"\xff" * 800)
+        await read(ws)
+    await eventually(lambda: gateway.metrics.sessions_active == 0)
+    assert gateway.metrics.ignored_audio_bytes == 800

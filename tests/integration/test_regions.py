@@ -5,7 +5,18 @@ from __future__ import annotations
 import pytest
 
 from gateway.emulator import Fault
-from tests.fakes.stand import CLOSE_STREAM, Stand, call, dial, eventually, read, send, transcribe, words
+from tests.fakes.stand import (
+    CLOSE_STREAM,
+    LISTEN,
+    Stand,
+    call,
+    dial,
+    eventually,
+    read,
+    send,
+    transcribe,
+    words,
+)
 from tests.integration.test_transparency import BRISK_WINDOWS
 
 SESSION = {"backoff_base": 0.05, "backoff_cap": 0.1, "stall": 3.0}
@@ -69,3 +80,29 @@ async def test_what_is_the_callers_doing_is_no_sign(stand: Stand, fault: Fault) 
         await ws.send(CLOSE_STREAM)
         assert [word for word in words(await read(ws)) if word is not None] == said
     assert (len(first.connections), len(second.connections)) == (2, 0)
+
+
+async def test_a_region_that_is_too_slow(stand: Stand) -> None:
+    """Results come, ever later: the call goes on elsewhere (faults.md 16)."""
+    slow = await stand.emulator(**{**BRISK_WINDOWS, "ingest_speed": 0.3})
+    good = await stand.emulator(**BRISK_WINDOWS)
+    gateway = await stand.gateway(slow.url, good.url, session={**SESSION, "stall": 9.0, "max_lag": 5.0})
+    audio, said = call(90)
+    async with dial(gateway, f"{LISTEN}&interim_results=true") as ws:
+        await send(ws, audio)
+        await ws.send(CLOSE_STREAM)
+        assert words(await read(ws, 40)) == said
+    assert (len(slow.connections), len(good.connections)) == (1, 1)
+
+
+async def test_a_region_that_lets_a_call_down_again(stand: Stand) -> None:
+    """Each connection brings results and then dies for want of its own (faults.md 5): twice is enough."""
+    fault = Fault("close", after_audio=1.0, code=1011, reason="NET-0000")
+    bad, good = await stand.emulator(faults=(fault,), **BRISK_WINDOWS), await stand.emulator(**BRISK_WINDOWS)
+    gateway = await stand.gateway(bad.url, good.url, session=SESSION)
+    audio, said = call(30)
+    async with dial(gateway) as ws:
+        await send(ws, audio)
+        await ws.send(CLOSE_STREAM)
+        assert words(await read(ws, 25)) == said
+    assert (len(bad.connections), len(good.connections)) == (2, 1)

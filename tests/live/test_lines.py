@@ -59,3 +59,34 @@ async def test_a_connection_that_nobody_wants_any_more(stand: Stand, monkeypatch
         await eventually(lambda: emulator.connections[1].closed_at is not None)
         assert gateway.metrics.deepgram_connections == 0
         assert emulator.connections[1].audio == b""
+
+
+async def test_who_spoke_is_credited(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A result of a second connection, for what an outage left, says nothing of the first one's region."""
+    emulator = await stand.emulator()
+    gateway = await stand.gateway(emulator.url, "http://127.0.0.1:1")
+    credited: list[str] = []
+    monkeypatch.setattr(gateway._exchange.regions, "worked", credited.append)
+    async with dial(gateway):
+        await eventually(lambda: gateway.metrics.deepgram_connections == 1)
+        (live,) = gateway._exchange.calls.values()
+        lines = live._lines
+        lines._legs[2], lines._regions[2] = lines._legs[1], "r1"
+        lines._speaking = 2
+        lines.worked()
+        lines._speaking = 1
+        lines.worked()
+        del lines._legs[2]
+    assert credited == ["r1", "r0"]
+
+
+async def test_connections_that_are_over_leave_nothing(stand: Stand) -> None:
+    """However often a call has dialled."""
+    fault = Fault("reset", after_audio=0.3)
+    emulator = await stand.emulator(faults=(fault,))
+    gateway = await stand.gateway(emulator.url, session={"backoff_base": 0.01, "backoff_cap": 0.01})
+    async with dial(gateway) as ws:
+        await send(ws, call(20)[0])
+        await eventually(lambda: len(emulator.connections) >= 5)
+        (live,) = gateway._exchange.calls.values()
+        assert len(live._lines._regions) <= 2
