@@ -24,8 +24,8 @@ class Lines:
     """
 
     __slots__ = (  # noqa: SIM905 (as in `WebSocketLeg`)
-        "_deliver _dials _exchange _headers _legs _live _logger _loop _metrics _proved _regions _relay "
-        "_session _target _turn _turn_is_due defect region"
+        "_broke _deliver _dials _exchange _headers _legs _live _logger _loop _metrics _proved _regions "
+        "_relay _session _speaking _target _turn _turn_is_due defect region"
     ).split()
 
     def __init__(

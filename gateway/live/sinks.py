@@ -24,7 +24,8 @@ class ClientSink:
     """
 
     __slots__ = (  # noqa: SIM905 (as in `WebSocketLeg`)
-        "_ending _give_up _gone _leg _limit_bytes _loop _on_slow _patience _queue _queued_bytes"
+        "_ending _give_up _gone _leg _limit_bytes _loop _on_slow _patience _queue _queued_bytes "
+        "_unflushed_bytes"
     ).split()
 
     def __init__(
