@@ -27,6 +27,7 @@ from gateway.store import jobs as rows
 from gateway.store.job import Job
 from tests.fakes import valkey
 from tests.fakes.hosts import Host, HostProcess, Place
+from tests.fakes.postgres import Postgres
 from tests.fakes.receiver import Receiver
 
 WORKERS = 3
@@ -104,8 +105,9 @@ async def run(jobs: int, backend: str, every: float, seed: int = 1) -> Found:
         receiver = await stack.enter_async_context(Receiver())
         place = Place(f"sqlite:///{folder}/gateway.db", ENOUGH, receiver.port)
         if backend == "fleet":
+            store = stack.enter_context(Postgres()).database()
             server = stack.enter_context(valkey.single())
-            place = place.change(backend="fleet", redis=(server.url,))
+            place = Place(store, ENOUGH, receiver.port).change(backend="fleet", redis=(server.url,))
         asked = await Host.start(place, None)
         stack.push_async_callback(asked.stop)
         nemesis = Nemesis(place, folder / "journal", every, random.Random(seed))
@@ -144,7 +146,7 @@ async def _until_over(asked: Host, receiver: Receiver, jobs: int) -> dict[str, i
 
 def report(found: Found, backend: str, every: float) -> str:
     """A section of the report."""
-    queue = "embedded, on SQLite" if backend == "embedded" else "BullMQ on one Valkey, rows in SQLite"
+    queue = "embedded, on SQLite" if backend == "embedded" else "BullMQ on one Valkey, rows in PostgreSQL"
     rows = "\n".join(
         f"| {name.replace('_', ' ')} | {value:,.0f} |" for name, value in found._asdict().items()
     )
