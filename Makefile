@@ -137,7 +137,7 @@ bench-micro: setup
 	@$(BIN)/python -m bench.micro $(if $(SAVE),--save)
 
 bench-jobs: setup
-	@$(BIN)/python -m bench.jobs $(if $(JOBS_IN_ALL),--jobs $(JOBS_IN_ALL))
+	@$(BIN)/python -m bench.jobs $(if $(JOBS_IN_ALL),--jobs $(JOBS_IN_ALL)) --report bench/jobs.md
 
 bench-reconnect bench-memory bench-sync: bench-%: setup
 	@$(BIN)/python -m bench.$* --report bench/$*.md

@@ -31,6 +31,28 @@ _SETTLE: Final = (  # made once: for a job, making it costs as much as running i
 _BRIEF: Final = [column for column in JOBS.c if column.name != "result"]
 
 
+def _claiming(*only: ColumnElement[bool]) -> Any:
+    now = bindparam("now", type_=JOBS.c.run_at.type)
+    due = select(JOBS.c.id).where(JOBS.c.state == "queued", JOBS.c.run_at <= now, *only)
+    due = due.order_by(JOBS.c.priority, JOBS.c.run_at).limit(bindparam("most"))
+    return (
+        update(JOBS)
+        .where(JOBS.c.id.in_(select(due.with_for_update(skip_locked=True).cte("chosen").c.id)))
+        .values(
+            state="running",
+            attempts=JOBS.c.attempts + 1,
+            worker=bindparam("owner"),
+            lease_until=bindparam("until"),
+            started_at=func.coalesce(JOBS.c.started_at, now),
+        )
+        .returning(*_BRIEF)
+    )
+
+
+_CLAIM: Final = _claiming()
+_CLAIM_ONE: Final = _claiming(JOBS.c.id == bindparam("ours"))
+
+
 async def add(store: Store, jobs: Sequence[Job]) -> None:
     """All or none; raises what `Store.put` does, StoreConflict for an id that is there."""
     await store.put(_ADD, [_values(job, job.__struct_fields__) for job in jobs])
@@ -43,22 +65,9 @@ async def claim(
 
     With a `job_id`, that one alone. What another connection is claiming at this moment is passed over.
     """
-    due = [JOBS.c.state == "queued", JOBS.c.run_at <= now]
-    chosen = select(JOBS.c.id).where(*due, *([JOBS.c.id == job_id] if job_id else []))
-    chosen = chosen.order_by(JOBS.c.priority, JOBS.c.run_at).limit(limit).with_for_update(skip_locked=True)
-    statement = (
-        update(JOBS)
-        .where(JOBS.c.id.in_(select(chosen.cte("chosen").c.id)))
-        .values(
-            state="running",
-            attempts=JOBS.c.attempts + 1,
-            worker=worker,
-            lease_until=lease_until,
-            started_at=func.coalesce(JOBS.c.started_at, now),
-        )
-        .returning(*_BRIEF)
-    )
-    claimed = map(_job, await connection.execute(statement))
+    statement, only = (_CLAIM_ONE, {"ours": job_id}) if job_id else (_CLAIM, {})
+    values = {"owner": worker, "now": now, "until": lease_until, "most": limit, **only}
+    claimed = map(_job, await connection.execute(statement, values))
     return sorted(claimed, key=lambda job: (job.priority, job.run_at))
 
 
