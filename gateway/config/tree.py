@@ -198,7 +198,10 @@ class SessionConfig(_Section, frozen=True):
     ] = False
     annotate: Annotated[
         bool,
-        Meta(description="Tell clients of gaps and new connections in an extra key, gateway, on a result."),
+        Meta(
+            description="Tell clients of gaps and new connections in an extra key, gateway, on a result; "
+            "without it Metadata does not say either that it is incomplete."
+        ),
     ] = True
     overflow: Annotated[
         Literal["drop_oldest", "pause", "fail"],

@@ -1,4 +1,4 @@
-"""Every call loses Deepgram in the same moment: the way back is a queue and not a stampede."""
+"""Every call loses Deepgram in the same moment: the way back is a queue, no stampede (faults.md 18)."""
 
 from __future__ import annotations
 

@@ -183,7 +183,7 @@ async def test_a_5xx_goes_to_the_next_region(stand: Stand, status: int) -> None:
 
 
 async def test_a_dial_has_a_deadline(stand: Stand) -> None:
-    """A Deepgram that never answers is given up after dial_timeout and tried again; readiness says so."""
+    """Who never answers is given up after dial_timeout and tried again; readiness says so (faults.md 12)."""
     async with Answering(None) as deepgram:
         gateway = await stand.gateway(
             deepgram.url, deepgram={"dial_timeout": 0.2}, session=QUICK | {"finish": 0.5}

@@ -53,7 +53,7 @@ def most_ahead(arrivals: Sequence[tuple[float, int]]) -> float:
 
 
 async def test_a_file_at_wire_speed_is_slowed(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
-    """TCP holds the sender back: its socket fills, memory here does not, and nothing is lost."""
+    """TCP holds the sender back: its socket fills, memory here does not, nothing is lost (faults.md 33)."""
     arrivals = Arrivals(monkeypatch)
     emulator = await stand.emulator(capture_audio=True)
     gateway = await stand.gateway(emulator.url)

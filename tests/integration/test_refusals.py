@@ -90,7 +90,7 @@ async def test_an_upgrade_with_a_body(stand: Stand, header: tuple[str, str]) -> 
     ],
 )
 async def test_the_gateways_own_key_is_not_the_clients_fault(stand: Stand, status: int, alarm: str) -> None:
-    """A refusal of the gateway's credential is a 503 for the client and an alarm for the operator."""
+    """A refusal of the gateway's credential is 503 to the client, an alarm to the operator (faults.md 8)."""
     emulator = await stand.emulator(deny_status=status)
     with capture_logs() as logs:
         gateway = await stand.gateway(emulator.url)
