@@ -239,7 +239,7 @@ class SessionConfig(_Section, frozen=True):
         Meta(
             ge=0,
             description="Seconds after which a connection to Deepgram is replaced, at the end of an "
-            "utterance; 0 = never.",
+            "utterance or a tenth later, where audio can be sent again; 0 = never.",
         ),
     ] = 21_600.0
     force_interims: Annotated[

@@ -44,6 +44,8 @@ OUT_OF_TIME = "Deepgram did not finish in time"
 CALLBACK_LOST = "the connection to Deepgram was lost, and callback= is not repeated"
 ROUNDED = 20
 """Of a second: by so much a final may end before the Finalize that it answers."""
+WORN_OUT = 1.1
+"""Times `rotate` after which any final is a place to change the connection: utterances may never end."""
 WORTH_A_DIAL = 1.0
 """Seconds without a final at an otherwise clean end that are worth another connection."""
 
@@ -440,7 +442,8 @@ class Stream:
         if ended_as_asked and not self._deserves_another():
             self._complete()
             return
-        self._events.append(Broke(epoch, code, reason, self._seconds_owed()))
+        if self.uplink.received:  # before that Deepgram does not wait for long, and nothing is lost
+            self._events.append(Broke(epoch, code, reason, self._seconds_owed()))
         self.transcript.broke()
         if self.draining and not self._has_work():
             self._complete()
@@ -738,9 +741,14 @@ class Stream:
         return True
 
     def _is_worn(self, reading: Reading, now: float) -> bool:
-        """Whether to change the connection of a very long call, at the end of an utterance."""
-        limit = self._config.rotate
-        return bool(limit) and reading.ends_speech and now - self._opened_at >= limit and not self.draining
+        """Whether to change the connection of a very long call: at the end of an utterance, if one comes.
+
+        Without a clock nothing can be said again, and a call that calls back would do so anew.
+        """
+        limit, age = self._config.rotate, now - self._opened_at
+        if not limit or self.draining or not self.clock.timed:
+            return False
+        return age >= (limit if reading.ends_speech else limit * WORN_OUT)
 
     def _aside(self, reading: Reading, raw: bytes) -> None:
         """A message that is no result."""

@@ -375,9 +375,7 @@ class TestKeepalive:
 
     def test_no_connection_needs_none(self) -> None:
         """Neither while down nor at once when it is back."""
-        book = (
-            in_call(client_idle=0) >> lost() << Broke(1, 1006, "", 0.0) >> wait(60) >> audio(0.02) << Dial(2)
-        )
+        book = in_call(client_idle=0) >> lost() >> wait(60) >> audio(0.02) << Dial(2)
         (
             book
             >> wait(30)
@@ -435,7 +433,7 @@ class TestIdleClients:
 
     def test_idle_without_a_connection(self) -> None:
         """A connection is made to end the call properly."""
-        book = in_call() >> lost(1011, "NET-0000") << Broke(1, 1011, "NET-0000", 0.0) >> wait(10) << Dial(2)
+        book = in_call() >> lost(1011, "NET-0000") >> wait(10) << Dial(2)
         book >> opened() << Restored(2, 0.0) << Up(CLOSE) >> heard(metadata(0)) >> lost(1000)
         book << told(type="Metadata", duration=0.0) << Close(1011, NET_0001) << HangUp(2)
         book << Ended("completed")
@@ -562,7 +560,7 @@ class TestTheEnd:
 
     def test_the_client_disappears_without_a_word(self) -> None:
         """There is nothing to transcribe, so nobody is dialled."""
-        book = in_call() >> lost() << Broke(1, 1006, "", 0.0) >> gone()
+        book = in_call() >> lost() >> gone()
         assert outcome(book)[-1] == Ended("abandoned")
 
     def test_shutting_down(self) -> None:
@@ -618,9 +616,7 @@ class TestBackPressure:
 
     def test_a_backlog_of_timeless_audio_is_held_and_let_go(self) -> None:
         """Reading stops while the buffer is full, and goes on when it is empty, however long that takes."""
-        book = (
-            in_call("encoding=opus", buffer_bytes=65536, client_idle=0) >> lost() << Broke(1, 1006, "", 0.0)
-        )
+        book = in_call("encoding=opus", buffer_bytes=65536, client_idle=0) >> lost()
         steps = ((sent(b"x" * 70_000), False), (wait(30), False), (opened(), False), (wait(2), True))
         for step, reading in steps:
             book = book >> step << ...

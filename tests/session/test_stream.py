@@ -107,8 +107,8 @@ class TestPauses:
 
 class TestLostConnections:
     def test_ending_before_any_audio_is_no_fault(self) -> None:
-        """The next dial is the first byte's (faults.md 4)."""
-        book = in_call() >> lost(1000) << Broke(1, 1000, "", 0.0) >> wait(5) >> audio(0.02) << Dial(2)
+        """Nor is it told as a break; the next dial is the first byte's (faults.md 4)."""
+        book = in_call() >> lost(1000) >> wait(5) >> audio(0.02) << Dial(2)
         book >> opened("two") << Restored(2, 0.0) << up(0, 0.02)
 
     def test_a_healthy_connection_is_replaced_at_once(self) -> None:
@@ -281,7 +281,7 @@ class TestLostConnections:
 
     def test_a_full_buffer_loses_its_oldest_second(self) -> None:
         """Live speech survives a long outage, and the loss is said once (continuity.md I5)."""
-        book = in_call(buffer=5, client_idle=0) >> lost() << Broke(1, 1006, "", 0.0)
+        book = in_call(buffer=5, client_idle=0) >> lost()
         for _ in range(70):
             book = book >> audio(0.1) << ... >> wait(0.1)
         gap, restored, *goes_up = (book >> opened("two")).out()
@@ -336,13 +336,29 @@ class TestLostConnections:
 class TestVeryLongCalls:
     def test_the_connection_is_changed_between_utterances(self) -> None:
         """After `rotate` seconds, at a final that ends one: no backoff, and next to nothing is replayed."""
-        book = in_call(rotate=10, client_idle=0, **EXACT)
+        book = in_call(rotate=10.5, client_idle=0, **EXACT)
         for n in range(11):
             book = book >> audio(1.0) << ... >> wait(1.0) << ... >> heard(final(n, n + 0.9)) << ...
             book = book >> heard(final(n + 0.9, n + 1, speech_final=n < 9)) << ...
         book >> audio(0.1) << up(11, 11.1) >> heard(final(11, 11.05)) << window(11, 11.05)
         book >> heard(final(11.05, 11.08, speech_final=True)) << window(11.05, 11.08)
         book << HangUp(1) << Broke(1, 1006, "rotated", 0.02) << Dial(2)
+
+    def test_utterances_need_not_end(self) -> None:
+        """Somewhat later any final will do."""
+        book = in_call(rotate=10, client_idle=0, **EXACT)
+        for n in range(13):
+            assert book.epoch == (1 if n < 12 else 2)
+            book = book >> audio(1.0) << ... >> wait(1.0) << ... >> heard(final(n, n + 1)) << ...
+
+    @pytest.mark.parametrize("more", ["encoding=opus", f"{MULAW}&callback=https%3A%2F%2Fa.b"])
+    def test_what_cannot_be_repeated_is_not_changed(self, more: str) -> None:
+        """Packets would have a gap, and a callback would begin anew."""
+        book = in_call(more, rotate=10, client_idle=0)
+        for n in range(20):
+            book = book >> audio(0.1) << ... >> wait(1.0) << ...
+            book = book >> heard(final(n, n + 1, speech_final=True)) << ...
+        assert book.epoch == 1
 
     def test_interims_that_only_we_asked_for(self) -> None:
         """`force_interims`: they show that Deepgram works, and are nobody else's business."""
