@@ -8,6 +8,7 @@ A mutant is a replacement of text that occurs exactly once; one that no longer a
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SESSION = "gateway/session"
 TIMEOUT = 300
 SURVIVES = "survives"
+SLIP = re.compile(r"^E +(AttributeError|NameError|UnboundLocalError|ImportError|ModuleNotFoundError)\b", re.M)
+"""A mutant that no longer fits the code it is put into."""
 HUNTERS = ("tests/session/test_continuity.py", "tests/session")
 """The properties first: what they miss, a test of one rule must find."""
 
@@ -201,8 +204,8 @@ MUTANTS = {
     ),
     "rotation within an utterance": Mutant(
         f"{SESSION}/stream.py",
-        "return bool(limit) and reading.ends_speech and",
-        "return bool(limit) and",
+        "return age >= (limit if reading.ends_speech else limit * WORN_OUT)",
+        "return age >= limit",
     ),
     "speech that a gap cut short goes on": Mutant(
         f"{SESSION}/transcript.py",
@@ -258,7 +261,37 @@ MUTANTS = {
     "a replay without a pace": Mutant(
         f"{SESSION}/uplink.py",
         "        if not pacer.admit(wanted, now):\n",
-        "        if not pacer.admit(wanted, now) and not self._catching_up:\n",
+        "        if not pacer.admit(wanted, now) and not self.catching_up:\n",
+    ),
+    "a pause is a stall": Mutant(
+        f"{SESSION}/watch.py",
+        "return max(self._progress_at + self._stall, self._owed_since + self._grace)",
+        "return self._progress_at + self._stall",
+    ),
+    "a silent channel is a stall": Mutant(
+        f"{SESSION}/watch.py",
+        "max(self._reached.values())",
+        "min(self._reached.values())",
+    ),
+    "our own Finalize is the client's": Mutant(
+        f"{SESSION}/finalizes.py",
+        "return None, not is_ours",
+        "return None, True",
+    ),
+    "who is silent is not waited for": Mutant(
+        f"{SESSION}/protocol.py",
+        "elif self.state not in DEAF and self._may_return:",
+        "elif self.state not in DEAF and self.detached:",
+    ),
+    "our lateness is the client's silence": Mutant(
+        f"{SESSION}/protocol.py",
+        "if due is not None and now - due > LATE:",
+        "if due is None:",
+    ),
+    "what went up is kept for ever": Mutant(
+        f"{SESSION}/uplink.py",
+        "        if self._next > WAITING_CONTROLS:\n",
+        "        if self._next < 0:\n",
     ),
     "gaps are not told": Mutant(
         f"{SESSION}/transcript.py",
@@ -322,6 +355,9 @@ def survives(name: str, mutant: Mutant) -> str:
             )
         except subprocess.TimeoutExpired:
             return f"no verdict in {TIMEOUT} s"
+    slip = SLIP.search(done.stdout)
+    if slip:
+        return f"dies of {slip[1]}, which proves nothing"
     last = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
     if done.returncode != 1 or not last:
         return SURVIVES if done.returncode == 0 else f"pytest ended with {done.returncode}"
