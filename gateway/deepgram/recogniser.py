@@ -54,6 +54,7 @@ class Reading(msgspec.Struct, frozen=True, gc=False):
     ends_speech: bool = False
     request_id: str = ""
     begins_turn: bool = False
+    may_end_turn: bool = False
     accepted: bool = False
     turn: int = 0
     sequence: int = 0
@@ -65,7 +66,8 @@ class Shift(msgspec.Struct, frozen=True):
     `seconds` is added to every time, and within a result `more` from some seconds on, where the client left
     audio out: (the second, how much); a result's own window is given whole (`start`, `end`), so that finals
     tile; `duration` replaces that of the summary; `speakers` and `turns` are added to labels and turn
-    numbers, `sequence` replaces Flux's; with `in_turn` the client already knows that the turn began.
+    numbers, `sequence` replaces Flux's; with `in_turn` the client already knows that the turn began; with
+    `resumes` it was told that the turn may be over, and must be told otherwise before it goes on.
     """
 
     seconds: float = 0.0
@@ -76,6 +78,7 @@ class Shift(msgspec.Struct, frozen=True):
     turns: int = 0
     sequence: int = 0
     in_turn: bool = False
+    resumes: bool = False
     more: tuple[tuple[float, float], ...] = ()
 
     def at(self, second: float) -> float:
@@ -280,6 +283,7 @@ class ListenV2:
             start=start,
             end=end,
             begins_turn=head.event == "StartOfTurn",
+            may_end_turn=head.event == "EagerEndOfTurn",
             ends_speech=ended,
             accepted=head.type == "ConfigureSuccess",
             turn=head.turn_index,
@@ -291,7 +295,10 @@ class ListenV2:
         if "sequence_id" in message:
             message["sequence_id"] = shift.sequence
         if message["type"] == "TurnInfo":
-            if message.get("event") == "StartOfTurn" and shift.in_turn:
+            event = message.get("event")
+            if shift.resumes and event in ("Update", "StartOfTurn"):
+                message["event"] = "TurnResumed"
+            elif shift.in_turn and event == "StartOfTurn":
                 message["event"] = "Update"
             _shift_count(message, "turn_index", shift.turns)
             _shift_field(message, "audio_window_start", shift)

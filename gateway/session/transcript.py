@@ -52,8 +52,8 @@ class Transcript:
     __slots__ = (  # noqa: SIM905 (forty names, one to a line, say no more)
         "_annotate _as_it_comes _clock _diarized _edge _epoch _finals _forsaken _is_aside _moved _notes "
         "_overdue _paused _preroll _reached _recogniser _said _seams _sequence _speaker_base _speakers "
-        "_speaking _spoken _strategy _turn _turn_base _turn_open _turn_told gaps quarantined repeated stop "
-        "timeline"
+        "_speaking _spoken _strategy _turn _turn_base _turn_open _turn_paused _turn_resumes _turn_told gaps "
+        "quarantined repeated stop timeline"
     ).split()
 
     def __init__(
@@ -99,6 +99,8 @@ class Transcript:
         self._turn = 0
         self._turn_open = False  # its end is awaited
         self._turn_told = False  # the client knows that it began
+        self._turn_paused = False  # it was said that it may be over,
+        self._turn_resumes = False  # by a connection that is gone
         self._turn_base = 0
         self._sequence = 0
 
@@ -170,6 +172,7 @@ class Transcript:
         self._reached.clear()
         self._speaker_base = self._speakers
         self._follow_seams()
+        self._turn_resumes = self._turn_paused
         self._turn_base = self._turn + (0 if self._turn_open else 1) if self._sequence else 0
         self._note("epoch", epoch)
 
@@ -357,6 +360,7 @@ class Transcript:
             turns=self._turn_base,
             sequence=self._sequence + 1,
             in_turn=self._turn_told,
+            resumes=self._turn_resumes,
         )
         self._recogniser.shift(message, shift)
         return message
@@ -443,6 +447,7 @@ class Transcript:
     def _follow_turn(self, reading: Reading) -> None:
         self._turn = reading.turn + self._turn_base
         self._turn_open = reading.kind is not Kind.FINAL
+        self._turn_paused, self._turn_resumes = reading.may_end_turn, False
         self._turn_told = self._turn_open and (self._turn_told or reading.begins_turn)
         self._sequence = max(self._sequence + 1, reading.sequence)
 

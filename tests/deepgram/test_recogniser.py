@@ -68,7 +68,7 @@ def test_v1_readings(name: str, reading: Reading) -> None:
     [
         ("connected", Reading(Kind.HELLO, request_id=RID)),
         ("turn_start", Reading(Kind.INTERIM, end=0.8, begins_turn=True, sequence=2, request_id=RID)),
-        ("turn_eager_eot", Reading(Kind.INTERIM, end=1.6, sequence=3, request_id=RID)),
+        ("turn_eager_eot", Reading(Kind.INTERIM, end=1.6, may_end_turn=True, sequence=3, request_id=RID)),
         ("turn_resumed", Reading(Kind.INTERIM, end=2.0, sequence=4, request_id=RID)),
         ("turn_end", Reading(Kind.FINAL, start=-1.0, end=2.9, ends_speech=True, sequence=5, request_id=RID)),
         ("warning", Reading(Kind.OTHER, sequence=8, request_id=RID)),

@@ -266,6 +266,26 @@ def test_a_cut_turn_goes_on() -> None:
     assert found[1]["audio_window_end"] == 4.0
 
 
+@pytest.mark.parametrize("breaks", [1, 2])
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("Update StartOfTurn Update EndOfTurn", "TurnResumed Update Update EndOfTurn"),
+        ("StartOfTurn EagerEndOfTurn TurnResumed", "TurnResumed EagerEndOfTurn TurnResumed"),
+        ("EndOfTurn StartOfTurn", "EndOfTurn StartOfTurn"),
+    ],
+)
+def test_a_turn_that_seemed_to_be_over_goes_on(breaks: int, said: str, told: str) -> None:
+    """Flux: after EagerEndOfTurn a client hears TurnResumed or EndOfTurn, and no Update before that."""
+    teller = Teller(ListenV2())
+    teller.hears(turn("StartOfTurn", 0, 1, 0, 1))
+    teller.hears(turn("EagerEndOfTurn", 0, 2, 0, 2))
+    for _ in range(breaks):
+        teller.reconnect()
+    turns = (turn(event, 0, n, 0, 1 + n / 4) for n, event in enumerate(said.split(), start=1))
+    assert [teller.must_hear(raw)["event"] for raw in turns] == told.split()
+
+
 def test_a_turn_that_had_not_begun_begins() -> None:
     """Updates before the start of a turn are none of it."""
     teller = Teller(ListenV2())
