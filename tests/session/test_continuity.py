@@ -857,7 +857,7 @@ def later(seconds: float) -> Step:
 
 def test_a_day_at_the_telephone() -> None:
     """12 h: finals stay contiguous and times are the wire's, though these are float32 (continuity.md I2)."""
-    book = Playbook(MULAW, client_idle=0, seam_strategy="exact") << Dial(1) >> opened() << ...
+    book = Playbook(MULAW, client_idle=0, rotate=0, seam_strategy="exact") << Dial(1) >> opened() << ...
     at = 0.0
     for n in range(1, 12 * 450 + 1):
         for _ in range(10):
