@@ -51,7 +51,7 @@ MUTANTS = {
     ),
     "replay from zero without dedupe": Mutant(
         f"{SESSION}/transcript.py",
-        "if overlaps and not self._cut(message, reading):",
+        "if is_old or (overlaps and not self._cut(message, reading)):",
         "if overlaps and reading.end < 0:",
     ),
     "the deadline beats a dial": Mutant(
@@ -322,8 +322,8 @@ MUTANTS = {
     ),
     "what is delivered twice runs twice": Mutant(
         "gateway/store/jobs.py",
-        'due = [JOBS.c.state == "queued", JOBS.c.run_at <= now]',
-        'due = [JOBS.c.state.in_(("queued", "running", "succeeded")), JOBS.c.run_at <= now]',
+        '.where(JOBS.c.state == "queued", JOBS.c.run_at <= now, *only)',
+        '.where(JOBS.c.state.in_(("queued", "running", "succeeded")), JOBS.c.run_at <= now, *only)',
         QUEUES,
     ),
 }
