@@ -19,7 +19,7 @@ from gateway.sidecar.api import Operation
 from gateway.sidecar.errors import refusal
 from gateway.sidecar.guard import Guard, json_answer
 from gateway.sidecar.paging import asked_id, page_of, page_size, page_start, storable
-from gateway.store import transcripts, usage
+from gateway.store import retention, transcripts, usage
 from gateway.store.databases import Connection
 from gateway.store.store import Store
 from gateway.store.transcripts import FinalResult, Source, Summary, Transcript, Wanted
@@ -115,7 +115,7 @@ class TranscriptRoutes:
                 "DELETE",
                 "/v1/transcripts",
                 self._guarded(self._delete_all),
-                "Deletes all of the caller's transcripts; needs all=true.",
+                "Deletes all of the caller's transcripts, and jobs that are over; needs all=true.",
                 query={"all": bool},
                 answers={200: Deleted},
             ),
@@ -168,7 +168,7 @@ class TranscriptRoutes:
     async def _delete_all(self, request: web.Request, caller: Principal) -> web.Response:
         if request.query.get("all") != "true":
             raise BadField("all", "say all=true to delete all transcripts")
-        return json_answer(Deleted(await self._store.write(lambda c: transcripts.remove_all(c, caller.id))))
+        return json_answer(Deleted(await retention.remove_all(self._store, caller.id, self._clock())))
 
     async def _usage(self, request: web.Request, caller: Principal) -> web.Response:
         today = datetime.fromtimestamp(self._clock(), UTC).date()

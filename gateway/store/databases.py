@@ -30,6 +30,8 @@ COMMAND_SECONDS: Final = 30.0
 READERS: Final = 4
 _SQLITE_ERROR: Final = 1
 """SQLite's code for a statement that is wrong; other codes are about the file."""
+_SQLITE_BROKEN: Final = (11, 26)
+"""SQLITE_CORRUPT and SQLITE_NOTADB; the lowest byte of a code tells."""
 _GONE: Final = ("08", "53", "57", "58", "25006")
 """How PostgreSQL's codes begin for: no connection, no resources, shutting down, the system, a standby."""
 
@@ -106,8 +108,16 @@ def is_down(error: Exception) -> bool:
         return False
     if error.connection_invalidated or str(getattr(error.orig, "sqlstate", "")).startswith(_GONE):
         return True
+    if is_broken(error):
+        return True
     wrong = getattr(error.orig, "sqlite_errorcode", None) == _SQLITE_ERROR
     return isinstance(error, OperationalError | InterfaceError) and not wrong
+
+
+def is_broken(error: Exception) -> bool:
+    """Whether what SQLite read is no database, or no longer."""
+    code = getattr(error.orig, "sqlite_errorcode", 0) if isinstance(error, DBAPIError) else 0
+    return code & 0xFF in _SQLITE_BROKEN
 
 
 def line(error: Exception) -> str:

@@ -38,6 +38,17 @@ async def end_abandoned(store: Store, before: float) -> None:
         pass
 
 
+async def remove_all(store: Store, principal: str, before: float) -> int:
+    """Deletes all that a principal has said, a little at a time; how many transcripts that were."""
+    removed, more = 0, True
+    while more:
+        gone, more = await store.write(
+            lambda connection: transcripts.remove_all(connection, principal, before, MOST_AT_ONCE)
+        )
+        removed += gone
+    return removed
+
+
 async def expire(store: Store, before: float) -> None:
     """Deletes what is older, a little at a time."""
     while await store.write(lambda connection: transcripts.expire(connection, before, MOST_AT_ONCE)):

@@ -23,7 +23,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from gateway.errors import ConfigError, StoreConflict, StoreError
 from gateway.metrics import Metrics
 from gateway.store import migrate
-from gateway.store.databases import Connection, Op, connect, is_down, line
+from gateway.store.databases import Connection, Op, connect, is_broken, is_down, line
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -34,6 +34,8 @@ MOST_AT_ONCE: Final = 500
 PROBE_SECONDS: Final = 1.0
 WRITE: Final = text("UPDATE alembic_version SET version_num = version_num")
 """Changes nothing, but takes room: a full disk reads, and commits what is empty."""
+
+QUICK_CHECK: Final = text("PRAGMA quick_check(1)")
 
 
 JointOp = Callable[[Connection, Sequence[A]], Awaitable[Sequence[T]]]
@@ -70,6 +72,7 @@ class Store:
         While it is not `healthy` nothing is taken. Raises ConfigError for a package that is missing.
         """
         self.healthy = False
+        self._broken = False
         self.shared = url.get_backend_name() != "sqlite"
         """Whether other hosts may write to it, too."""
         self._database = connect(url)
@@ -215,6 +218,7 @@ class Store:
         """What waits is told at once: to wait for a dead database is no use to anyone."""
         if self.healthy:
             self._log.error("store.down", reason=line(error))
+        self._broken |= is_broken(error)
         self.healthy = False
         self._metrics.store_up = self._metrics.store_queue_depth = 0
         self._refuse(self._waiting, StoreError("the store is down"), "down")
@@ -235,6 +239,10 @@ class Store:
     async def _check(self, connection: Connection) -> None:
         await connection.run_sync(check, self._migrate)
         await connection.execute(WRITE)
+        if self._broken:  # parts of the file may be as they should be, and it is down all the same
+            found = (await connection.execute(QUICK_CHECK)).scalar()
+            if found != "ok":
+                raise StoreError(str(found))
 
     async def _connect(self) -> None:
         """Raises ConfigError and StoreError."""
@@ -244,7 +252,7 @@ class Store:
             raise
         except Exception as error:  # before there is a connection, a driver's own errors come as they are
             raise StoreError(f"{self._database.name}: {line(error)}") from error
-        self.healthy = True
+        self.healthy, self._broken = True, False
         self._metrics.store_up = 1
 
 

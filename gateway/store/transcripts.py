@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gateway.store.databases import Connection
-from gateway.store.schema import FINALS, SESSIONS, TRANSCRIPTS
+from gateway.store.schema import DELIVERIES, FINALS, JOBS, SESSIONS, TRANSCRIPTS
 
 Source = Literal["live", "sync", "async", "stream", "callback"]
 PREVIEW: Final = 200
@@ -200,11 +200,25 @@ async def remove(connection: Connection, principal: str, id: str) -> bool:
     return bool((await connection.execute(delete(TRANSCRIPTS).where(_is(principal, id)))).rowcount)
 
 
-async def remove_all(connection: Connection, principal: str) -> int:
-    """Deletes all that a principal said, and its sessions; how many transcripts that were."""
-    await connection.execute(delete(SESSIONS).where(SESSIONS.c.principal == principal))
-    statement = delete(TRANSCRIPTS).where(TRANSCRIPTS.c.principal == principal)
-    return (await connection.execute(statement)).rowcount
+async def remove_all(connection: Connection, principal: str, before: float, most: int) -> tuple[int, bool]:
+    """Deletes at most `most` transcripts that a principal made before that time, as many of its sessions, and
+    of its jobs and callbacks that are over: they hold words, too.
+
+    Returns how many transcripts that were, and whether there may be more of anything.
+    """
+    gone = []
+    for stored, key in (
+        (TRANSCRIPTS, TRANSCRIPTS.c.number),
+        (SESSIONS, SESSIONS.c.id),
+        (JOBS, JOBS.c.id),
+        (DELIVERIES, DELIVERIES.c.id),
+    ):
+        own = select(key).where(stored.c.principal == principal, stored.c.created_at <= before)
+        if stored in (JOBS, DELIVERIES):
+            own = own.where(stored.c.ended_at.is_not(None))
+        found = await connection.execute(delete(stored).where(key.in_(own.limit(most))))
+        gone.append(found.rowcount)
+    return gone[0], max(gone) == most
 
 
 async def expire(connection: Connection, before: float, most: int) -> int:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
-from gateway.store import transcripts
+import msgspec
+
+from gateway.store import deliveries, jobs, transcripts
 from gateway.store.databases import Connection
-from gateway.store.retention import DAY, keep_tidy
+from gateway.store.job import Job
+from gateway.store.retention import DAY, keep_tidy, remove_all
 from gateway.store.store import Store
 from gateway.store.transcripts import Transcript, Wanted
 
@@ -40,6 +43,29 @@ async def test_old_ones_go(store: Store) -> None:
     assert len(await ids(store)) == 1201
     await tidied(store, 30.0, 50 * DAY)
     assert await ids(store) == ["young"]
+
+
+async def test_all_that_one_has_said(store: Store) -> None:
+    """In several transactions; with the jobs and callbacks that are over, but not with those that are not."""
+
+    async def save_many(connection: Connection) -> None:
+        for n in range(1200):
+            await transcripts.save(connection, recording(f"t{n}", 1.0))
+        for name in ("over", "open"):
+            told = deliveries.new(name, "p", "https://a.example/", "job.succeeded", b'"words"', 1.0)
+            ended = {"state": "delivered", "ended_at": 2.0} if name == "over" else {}
+            await deliveries.insert(connection, msgspec.structs.replace(told, **ended))
+
+    await store.write(save_many)
+    over = Job(id="over", principal="p", state="succeeded", result=msgspec.Raw(b'"words"'), ended_at=2.0)
+    await jobs.add(
+        store, [over, Job(id="open", principal="p"), msgspec.structs.replace(over, id="q", principal="q")]
+    )
+    assert await remove_all(store, "p", 10.0) == 1200
+    assert await ids(store) == []
+    assert set(await store.read(partial(jobs.find, job_ids=["over", "open", "q"]))) == {"open", "q"}
+    left = await store.read(lambda c: deliveries.page(c, "p", None, None, 10))
+    assert [one.id for one in left] == ["open"]
 
 
 async def test_calls_that_nobody_ended(store: Store) -> None:

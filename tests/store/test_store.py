@@ -273,3 +273,19 @@ async def test_close_while_it_is_down(tmp_path: Path, metrics: Metrics) -> None:
     (tmp_path / "state").write_text("in the way")
     store = await Store.open(make_url(f"sqlite:///{tmp_path}/state/gateway.db"), metrics=metrics)
     await asyncio.wait_for(store.close(), 0.5)
+
+
+async def test_a_file_that_is_broken(tmp_path: Path, metrics: Metrics) -> None:
+    """Is a store that is down, and says so, until somebody has mended it."""
+    path = tmp_path / "gateway.db"
+    store = await Store.open(make_url(f"sqlite:///{path}"), metrics=metrics)
+    await store.close()
+    store = await Store.open(make_url(f"sqlite:///{path}"), metrics=metrics)
+    data = path.read_bytes()
+    path.write_bytes(data[:100] + b"\xa5" * (len(data) - 100))
+    with pytest.raises(StoreError):
+        await store.write(lambda c: c.execute(text("DELETE FROM jobs")))
+    assert (store.healthy, metrics.store_up) == (False, 0)
+    await asyncio.sleep(1.5)
+    assert not store.healthy
+    await store.close()

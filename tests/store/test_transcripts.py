@@ -200,7 +200,7 @@ async def test_deletion(store: Store) -> None:
     await store.write(lambda c: transcripts.end(c, "live", 2.0, 1.0))
     assert await store.read(lambda c: transcripts.finals(c, "live")) == []
     assert await found(store, "secret") == ["a"]
-    assert await store.write(lambda c: transcripts.remove_all(c, "p")) == 1
+    assert await store.write(lambda c: transcripts.remove_all(c, "p", 1e12, 10)) == (1, False)
     assert (await found(store, "secret"), await found(store, "secret", "q")) == ([], ["theirs"])
 
 
