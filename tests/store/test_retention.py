@@ -50,7 +50,7 @@ async def test_all_that_one_has_said(store: Store) -> None:
 
     async def save_many(connection: Connection) -> None:
         for n in range(1200):
-            await transcripts.save(connection, recording(f"t{n}", 1.0))
+            await transcripts.save(connection, [recording(f"t{n}", 1.0)])
         for name in ("over", "open"):
             told = deliveries.new(name, "p", "https://a.example/", "job.succeeded", b'"words"', 1.0)
             ended = {"state": "delivered", "ended_at": 2.0} if name == "over" else {}
