@@ -8,6 +8,7 @@ dies is noticed by its leases.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
@@ -41,6 +42,8 @@ REAPED: Final = 100
 """Jobs of dead workers that are looked at in one transaction."""
 MOST_REFUSED: Final = 5
 """How often a store that works may refuse a job's end before the job has failed."""
+PUT_BACK_SECONDS: Final = 5.0
+"""For the rows of what a drain interrupted; a store that hangs must not keep the gateway from ending."""
 STORE_PAUSE: Final = 1.0
 """Seconds between two tries to write a job's end while the store is down."""
 
@@ -209,7 +212,9 @@ class Worker:
         except TimeoutError:
             for _, task in list(self._running.values()):
                 task.cancel()
-            await self._idle.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PUT_BACK_SECONDS):
+                    await self._idle.wait()
 
     async def _run(self, job: Job) -> Job | None:
         try:

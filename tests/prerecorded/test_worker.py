@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import pytest
 from sqlalchemy import update
 
 from gateway.config import JobsConfig
 from gateway.errors import StoreError
+from gateway.prerecorded import worker as module
 from gateway.prerecorded.work import Outcome
 from gateway.prerecorded.worker import Starts
 from gateway.store.databases import Connection
@@ -99,6 +102,29 @@ async def test_a_drain_while_the_store_is_down(tmp_path: Path) -> None:
         await host.queue.drain(0.05)
     host.store.healthy = True
     assert (await host.get(job)).state == "running"
+    await host.stop()
+
+
+async def test_a_drain_while_the_store_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Does not wait for it for ever."""
+    monkeypatch.setattr(module, "PUT_BACK_SECONDS", 0.1)
+    host = await Host.start(Place(f"sqlite:///{tmp_path}/gateway.db", JobsConfig(lease=30.0)), None)
+    await host.submit()
+    [claimed] = await host.worker.claim()
+    over = asyncio.Event()
+    write = host.store.write_jointly
+
+    async def hang(*arguments: Any) -> Any:
+        await over.wait()
+        return await write(*arguments)
+
+    monkeypatch.setattr(host.store, "write_jointly", hang)
+    running = host.worker.run(claimed)
+    async with asyncio.timeout(10):
+        await host.worker.drain(0.05)
+    assert not running.done()
+    over.set()
+    await running
     await host.stop()
 
 
