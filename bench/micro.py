@@ -4,7 +4,8 @@
 
 Drives `SessionProtocol` as the shell does, with a clock of our own: a minute of G.711 in frames of 20 ms, an
 interim each second and a final every four. Nothing is subtracted: the loop that drives it is in the figures,
-and its own cost is the row `an empty loop`. The clock is the thread's processor time: what others take of the
+and its own cost is the row `an empty loop`. The rows `in a crowd` are of whole calls, legs and all, that take
+turns; see `bench.crowd`. The clock is the thread's processor time: what others take of the
 core is not in it, but for what they leave in its caches. The figures are compared with those in
 bench/micro.json, which `--save` replaces.
 """
@@ -25,6 +26,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from bench import crowd
 from bench.machine import commit, machine, others_load
 from gateway.config import SessionConfig
 from gateway.deepgram.query import ListenQuery
@@ -295,10 +297,10 @@ def _messages(talk: Talk, final: bool) -> float:
         talk.hear(FINAL_EVERY)
         raw = result(at, at + FINAL_EVERY, final, talk.epoch)
         began = clock()
-        session.upstream_message(talk.epoch, raw, talk.now)
+        said = session.upstream_message(talk.epoch, raw, talk.now)
         events = session.events_received()
         spent += clock() - began
-        delivered += len(events)
+        delivered += len(events) + (said is not None)
         if not final:
             talk.say(at, at + FINAL_EVERY, True)
             session.events_received()
@@ -318,6 +320,8 @@ def measure(repeats: int) -> dict[str, dict[str, float]]:
         for name, case in CASES.items():
             times[name].append(case())
     gc.enable()
+    taking_turns = crowd.measure(QUERY, lambda start, stop, final: result(start, stop, final, 0), repeats)
+    times |= {f"in a crowd: {name}": ns for name, ns in taking_turns.items()}
     return {n: {"min": round(min(t), 1), "median": round(statistics.median(t), 1)} for n, t in times.items()}
 
 
@@ -327,8 +331,7 @@ def show(found: dict[str, Any], kept: dict[str, Any] | None) -> None:
     table.add_column("ns", no_wrap=True)
     for name in ("min", "median", "kept", "change", "target"):
         table.add_column(name, justify="right", no_wrap=True)
-    for name in CASES:
-        here = found["ns"][name]
+    for name, here in found["ns"].items():
         before = (kept or {}).get("ns", {}).get(name)
         change = f"{100 * (here['min'] / before['min'] - 1):+.0f} %" if before else ""
         target = f"{TARGETS[name]:.0f}" if name in TARGETS else ""

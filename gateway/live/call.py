@@ -25,6 +25,7 @@ from gateway.live.observers import Observer
 from gateway.live.record import Record, may_store
 from gateway.live.sinks import ClientSink, Sink
 from gateway.live.slots import LONGEST_MS
+from gateway.live.upstream import UpstreamLeg
 from gateway.policy.backoff import Backoff
 from gateway.policy.budget import Held
 from gateway.session.backfill import wanted
@@ -70,8 +71,11 @@ SLOW_REASON: Final = "results were not read in time"
 
 
 class Call:
-    _is_broken = False
-    """A mistake of ours has come to light in it."""
+    __slots__ = (  # noqa: SIM905 (thirty names, one to a line, say no more)
+        "_batch_ms _client _close_code _exchange _is_broken _latency _leg _lines _live _loop _max_lag "
+        "_metrics _model _opened_at _paused_at _query _recogniser _record _relay _sinks _timer _timer_at "
+        "_turn_is_due _watchers joins_audio principal session session_id"
+    ).split()
 
     def __init__(
         self,
@@ -85,6 +89,7 @@ class Call:
         request_id: str = "",
     ) -> None:
         """`resumable`: the client may come back; `request_id`: it has had its 101, under this id."""
+        self._is_broken = False  # a mistake of ours has come to light in it
         config = exchange.config
         said = ListenQuery(head.query)
         query = said.for_deepgram()
@@ -113,8 +118,9 @@ class Call:
         self._record = Record(self.session_id, exchange.clock(), exchange.recorder if is_kept else None)
         self._watchers: tuple[Observer, ...] = ()
         self._close_code: int | None = None
+        self._max_lag = 0.0
         self._client = self._sink_for(leg)
-        self._sinks: tuple[Sink, ...] = (self._client, self._record)
+        self._sinks: tuple[Sink, ...] = (self._client,)
         self.session = SessionProtocol(
             config.session,
             query,
@@ -127,30 +133,33 @@ class Call:
             request_id=request_id,
             catch_up=wanted(said, config.session),
         )
+        self._relay = self.session.relay
+        self._live: UpstreamLeg | None = None  # takes audio as it comes in
+        self.joins_audio = self.session.joins_audio
         headers = forwarded(head.headers, authorization)
         self._lines = Lines(
-            exchange, self.session, target, headers, self._turn, self._pass_on, self.defect, self._logger
+            exchange, self.session, target, headers, self._turn, self._deliver, self.defect, self._logger
         )
         exchange.opened(self.session_id, self)
         self._metrics.sessions_active += 1
 
     # What the client leg says
 
-    @property
-    def joins_audio(self) -> bool:
-        return self.session.joins_audio
-
-    def client_audio(self, data: bytes) -> None:
-        now = self._loop.time()
-        self._metrics.client_audio_bytes += len(data)
-        if not data:
-            self._metrics.empty_frames += 1
-            self.session.client_said(END_OF_AUDIO, now)
-        elif self._lines.relay(data, now):
-            return
-        else:
+    def client_audio(self, data: bytes) -> bool:
+        now, live, metrics = self._loop.time(), self._live, self._metrics
+        metrics.client_audio_bytes += len(data)
+        if live is not None and live.writable and data and self._relay(data, now):
+            metrics.upstream_audio_bytes += len(data)
+            metrics.upstream_messages_sent += 1
+            live.send_audio(data)
+            return True
+        if data:
             self.session.audio_received(data, now)
+        else:
+            metrics.empty_frames += 1
+            self.session.client_said(END_OF_AUDIO, now)
         self._turn_is_due = True
+        return False
 
     def client_text(self, text: str) -> None:
         self.session.client_said(decode(text, self._recogniser.controls), self._loop.time())
@@ -289,7 +298,7 @@ class Call:
             breaks=record.breaks,
             resumes=record.resumes,
             lag=0.0 if outcome else session.stream.behind,
-            max_lag=record.max_lag,
+            max_lag=self._max_lag,
             created_at=record.created_at,
             ended_at=self._exchange.clock() if outcome else None,
         )
@@ -316,7 +325,7 @@ class Call:
 
     def _follow(self, *client: Sink) -> None:
         """Results go to the client, if it is there, and to those who follow the call."""
-        self._sinks = (*client, self._record, *self._watchers)
+        self._sinks = (*client, *self._watchers)
 
     def _make_resumption(self) -> Resumption:
         exchange = self._exchange
@@ -357,7 +366,8 @@ class Call:
             for event in events:
                 self._perform(event)
             now = self._loop.time()
-            self._lines.send(now)
+            self._live = self._lines.send(now)
+            self.joins_audio = session.joins_audio
             self._leg.flush()
             if session.reading is (self._paused_at is not None):
                 self._pause(not session.reading, now)
@@ -368,6 +378,8 @@ class Call:
     def _perform(self, event: Event) -> None:
         match event:
             case Deliver():
+                if event.kind <= FINAL:
+                    self._lines.worked()
                 self._deliver(event)
             case Dial(epoch):
                 self._lines.dial(epoch)
@@ -390,18 +402,20 @@ class Call:
             case Ended(outcome):
                 self._ended(outcome)
 
-    def _pass_on(self, result: Deliver) -> None:
-        """All that comes of a message."""
-        self._deliver(result)
-        self._leg.flush()
-
     def _deliver(self, event: Deliver) -> None:
         for sink in self._sinks:
             sink.deliver(event)
-        if event.kind <= FINAL:
-            self._lines.worked()
-            self._latency.observe(event.lag)
-            self._metrics.results.add("interim" if event.kind is INTERIM else "final")
+        kind, lag = event.kind, event.lag
+        if kind is INTERIM:
+            self._metrics.results["interim"] += 1
+        elif kind is FINAL:
+            self._metrics.results["final"] += 1
+            self._record.final(event.raw)
+        else:
+            return
+        self._latency.observe(lag)
+        if lag > self._max_lag:
+            self._max_lag = lag
 
     def _follow_client(self, event: Detached | Resumed | GivenUp) -> None:
         match event:

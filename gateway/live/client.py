@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http
+import os
 from collections.abc import Sequence
 from typing import Final, Protocol
 
@@ -15,20 +16,22 @@ from websockets.typing import Subprotocol
 from gateway.auth import select_subprotocol
 from gateway.deepgram.errors import Refusal
 from gateway.live.head import Head
-from gateway.live.slots import Slots, read_ready
+from gateway.live.slots import Slots
 from gateway.live.wire import LOGGER, RECEIVED, WebSocketLeg
 
 _HANDSHAKE: Final = ("connection", "upgrade", "sec-websocket-", "origin")
+_INTO: Final = [RECEIVED]
 
 
 class ClientOwner(Protocol):
     """Who is told what the client says."""
 
-    @property
-    def joins_audio(self) -> bool:
-        """Whether messages of audio that come together may be handed over as one."""
+    joins_audio: bool
+    """Whether messages of audio that come together may be handed over as one."""
 
-    def client_audio(self, data: bytes) -> None: ...
+    def client_audio(self, data: bytes) -> bool:
+        """True: nothing comes of it that `client_turn` would have to see to."""
+
     def client_text(self, text: str) -> None: ...
     def client_turn(self) -> None:
         """All that one read brought has been told."""
@@ -56,7 +59,7 @@ class ClientLeg(WebSocketLeg):
     A leg without an owner still ends as it should, but nothing that comes on it has any effect.
     """
 
-    __slots__ = ("_handshake", "_is_seated", "_paused", "_slots", "_switch", "owner")
+    __slots__ = ("_handshake", "_is_seated", "_paused", "_slots", "_switch", "owner", "window_ms")
 
     def __init__(self, head: Head, max_message_bytes: int, write_limit: int) -> None:
         ws = _Server(max_size=max_message_bytes, logger=LOGGER)
@@ -69,6 +72,7 @@ class ClientLeg(WebSocketLeg):
         self._handshake: ServerProtocol | None = ws
         self._switch: Response | None = ws.accept(Request(head.path, headers, head.method, head.protocol))
         self._slots: Slots | None = None
+        self.window_ms: int | None = None
         self._is_seated = False  # in a slot: the loop does not read from it
         self._paused = False
 
@@ -96,8 +100,8 @@ class ClientLeg(WebSocketLeg):
 
     def read_in_turns(self, slots: Slots, own_ms: int | None) -> None:
         """From now on the socket is read by the clock: by its own window, or by that of all."""
-        self._slots = slots
-        slots.join(self, own_ms)
+        self._slots, self.window_ms = slots, own_ms
+        slots.join(self)
 
     def pause_reading(self, paused: bool) -> None:
         """TCP back-pressure: while paused the client's own send buffer fills up."""
@@ -134,12 +138,15 @@ class ClientLeg(WebSocketLeg):
         if self._paused:
             return True
         try:
-            length = read_ready(self._fd, RECEIVED)
+            length = os.readv(self._fd, _INTO)
+        except BlockingIOError:
+            return True
         except OSError:
             return False  # the transport will find it too, and end
-        if length > 0:
-            self.data_received(RECEIVED[:length])
-        return length != 0
+        if not length:
+            return False
+        self.data_received(RECEIVED[:length])
+        return True
 
     # What WebSocketLeg says
 
@@ -149,16 +156,19 @@ class ClientLeg(WebSocketLeg):
         error = self._handshake.handshake_exc if self._handshake is not None else None
         return str(error) if error is not None else ""
 
-    def binary_received(self, messages: list[bytes]) -> None:
-        if len(messages) > 1 and b"" not in messages and self.owner is not None and self.owner.joins_audio:
+    def binary_received(self, messages: list[bytes]) -> bool:
+        is_done = True
+        if len(messages) > 1 and all(messages) and self.owner is not None and self.owner.joins_audio:
             messages = [b"".join(messages)]
         for message in messages:
             if self.owner is not None:
-                self.owner.client_audio(message)
+                is_done &= self.owner.client_audio(message)
+        return is_done
 
-    def text_received(self, data: bytes) -> None:
+    def text_received(self, data: bytes) -> bool:
         if self.owner is not None:
             self.owner.client_text(data.decode())
+        return False
 
     def read_done(self) -> None:
         if self.owner is not None:

@@ -179,8 +179,9 @@ class _Returning:
         door.visitors += 1
         self._deadline = asyncio.get_running_loop().call_later(FIRST_MESSAGE, self._mistaken)
 
-    def client_audio(self, data: bytes) -> None:
+    def client_audio(self, data: bytes) -> bool:
         self._mistaken()
+        return True
 
     def client_text(self, text: str) -> None:
         try:

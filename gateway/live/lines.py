@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
+from gateway.deepgram.recogniser import FINAL
 from gateway.errors import UpstreamError, UpstreamRejected, UpstreamTimeout
 from gateway.live.exchange import Exchange
 from gateway.live.upstream import UpstreamLeg
@@ -24,8 +25,8 @@ class Lines:
     """
 
     __slots__ = (  # noqa: SIM905 (as in `WebSocketLeg`)
-        "_broke _deliver _dials _exchange _headers _legs _live _logger _loop _metrics _proved _regions "
-        "_relay _session _speaking _target _turn _turn_is_due defect region"
+        "_broke _deliver _dials _exchange _headers _legs _logger _loop _metrics _proved _regions "
+        "_session _speaking _target _turn _turn_is_due defect region"
     ).split()
 
     def __init__(
@@ -56,8 +57,6 @@ class Lines:
         self._turn_is_due = False
         self._loop = asyncio.get_running_loop()
         self._legs: dict[int, UpstreamLeg] = {}
-        self._live: UpstreamLeg | None = None  # that of audio as it comes in
-        self._relay = session.relay
         self._dials: dict[int, asyncio.Task[None]] = {}
         self._regions: dict[int, str] = {}
         self._speaking = 0  # the epoch that brought the latest message
@@ -83,24 +82,17 @@ class Lines:
             self._metrics.deepgram_connections -= 1
             leg.close(1000)
 
-    def relay(self, data: bytes, now: float) -> bool:
-        """Passes audio on as it is; False: the session wants to see it first."""
-        leg = self._live
-        if leg is None or not leg.writable or not self._relay(data, now):
-            return False
-        self._metrics.upstream_audio_bytes += len(data)
-        self._metrics.upstream_messages_sent += 1
-        leg.send_audio(data)
-        return True
+    def send(self, now: float) -> UpstreamLeg | None:
+        """What the session has for its connections. Whatever changes these, a turn follows, and this.
 
-    def send(self, now: float) -> None:
-        """What the session has for its connections. Whatever changes these, a turn follows, and this."""
-        self._live = self._legs.get(self._session.stream.epoch)
+        Returns the live one: audio as it comes in may be sent on it, until the next turn.
+        """
         for epoch, leg in self._legs.items():
             if leg.writable:
                 for message in self._session.data_to_send(epoch, now):
                     self._send(leg, message)
                 leg.flush()
+        return self._legs.get(self._session.stream.epoch)
 
     def worked(self) -> None:
         """The latest message was a result: its region works."""
@@ -126,14 +118,17 @@ class Lines:
         self._metrics.deepgram_connections += 1
         self._turn()
 
-    def upstream_text(self, leg: UpstreamLeg, data: bytes) -> None:
+    def upstream_text(self, leg: UpstreamLeg, data: bytes) -> bool:
         self._metrics.upstream_messages_received += 1
         self._speaking = leg.epoch
         result = self._session.upstream_message(leg.epoch, data, self._loop.time())
         if result is None:
             self._turn_is_due = True
-        else:
-            self._deliver(result)
+            return False
+        if self._proved != leg.epoch and result.kind <= FINAL:
+            self.worked()
+        self._deliver(result)
+        return True
 
     def upstream_heard(self, leg: UpstreamLeg) -> None:
         if leg.epoch in self._legs:

@@ -18,10 +18,9 @@ import msgspec
 import structlog
 
 from gateway.deepgram.query import ListenQuery
-from gateway.deepgram.recogniser import FINAL
 from gateway.errors import StoreError
 from gateway.metrics import Metrics
-from gateway.session.events import Deliver, Gap
+from gateway.session.events import Gap
 from gateway.store import deliveries, sessions, transcripts, usage
 from gateway.store.databases import Connection
 from gateway.store.deliveries import Delivery
@@ -117,7 +116,7 @@ _Entry = Transcript | _Final | _Over
 
 
 class Record:
-    """One call's: a sink that counts its finals, and gives them to `keeper` if they are kept."""
+    """One call's: counts its finals as the client gets them, and gives them to `keeper` if they are kept."""
 
     __slots__ = (
         "_call",
@@ -127,7 +126,6 @@ class Record:
         "gap_seconds",
         "gaps",
         "keeper",
-        "max_lag",
         "resumes",
     )
 
@@ -137,20 +135,15 @@ class Record:
         self.keeper = keeper
         self.finals = 0
         """The number of the next one."""
-        self.max_lag = self.gap_seconds = 0.0
+        self.gap_seconds = 0.0
         self.breaks = self.resumes = 0
         self.gaps: list[SessionGap] = []
         self._call = call
 
-    def deliver(self, event: Deliver) -> None:
-        if event.kind > FINAL:
-            return
-        if event.lag > self.max_lag:
-            self.max_lag = event.lag
-        if event.kind is FINAL:
-            if self.keeper is not None:
-                self.keeper.final(self._call, self.finals, event.raw)
-            self.finals += 1
+    def final(self, raw: bytes) -> None:
+        if self.keeper is not None:
+            self.keeper.final(self._call, self.finals, raw)
+        self.finals += 1
 
     def gap(self, gap: Gap) -> None:
         self.gap_seconds += gap.stop - gap.start

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from gateway.deepgram.recogniser import Kind
-from gateway.live.wire import HIGH_WATER_BYTES, WebSocketLeg
+from gateway.live.wire import WebSocketLeg
 from gateway.session.events import Deliver
 
 
@@ -24,8 +24,7 @@ class ClientSink:
     """
 
     __slots__ = (  # noqa: SIM905 (as in `WebSocketLeg`)
-        "_ending _give_up _gone _leg _limit_bytes _loop _on_slow _patience _queue _queued_bytes "
-        "_unflushed_bytes"
+        "_ending _give_up _gone _leg _limit_bytes _loop _on_slow _patience _queue _queued_bytes"
     ).split()
 
     def __init__(
@@ -37,7 +36,6 @@ class ClientSink:
         self._on_slow = on_slow
         self._queue: list[Deliver] = []
         self._queued_bytes = 0
-        self._unflushed_bytes = 0  # or flushed by others
         self._give_up: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self._ending: tuple[int | None, str] | None = None
@@ -47,13 +45,7 @@ class ClientSink:
         if self._gone:
             return
         if self._leg.writable and not self._queue:
-            self._leg.send_text(event.raw)
-            self._unflushed_bytes += len(event.raw)
-            if (
-                self._unflushed_bytes > HIGH_WATER_BYTES
-            ):  # many at once, for who comes back: see if they are read
-                self._unflushed_bytes = 0
-                self._leg.flush()
+            self._leg.send_result(event.raw)
             return
         if event.kind is Kind.INTERIM:
             self._drop_interim(event.channel)
@@ -72,8 +64,7 @@ class ClientSink:
         while self._queue and self._leg.writable:
             event = self._queue.pop(0)
             self._queued_bytes -= len(event.raw)
-            self._leg.send_text(event.raw)
-            self._leg.flush()
+            self._leg.send_result(event.raw)
         if self._queue and self._give_up is None:
             self._give_up = self._loop.call_later(self._patience, self._slow)
         elif not self._queue and self._ending is not None:

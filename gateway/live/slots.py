@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import os
 from typing import Final, Protocol
 
 TICK: Final = 0.01
@@ -19,6 +18,9 @@ LONGEST_MS: Final = 250
 
 class SlottedLeg(Protocol):
     """What a leg must do for a slot; see `ClientLeg`."""
+
+    window_ms: int | None
+    """Its own window; None: the common one; 0 leaves it to the loop."""
 
     def leave_loop(self) -> bool:
         """Ends being polled; False: that cannot be, and it stays as it is."""
@@ -33,63 +35,48 @@ class SlottedLeg(Protocol):
         """`read_now` raised, and the exception is being handled."""
 
 
-class _Seat:
-    """A leg's place: its own window, if it has one, and whether it is in a slot now."""
-
-    __slots__ = ("leg", "own_ms", "seated")
-
-    def __init__(self, leg: SlottedLeg, own_ms: int | None) -> None:
-        self.leg: SlottedLeg | None = leg
-        self.own_ms = own_ms
-        self.seated = False
-
-
 class Slots:
     """One for all client legs of a process; `window_ms` is that of legs without one of their own."""
 
     def __init__(self, window_ms: int) -> None:
         self.window_ms = window_ms
         self._loop = asyncio.get_running_loop()
-        self._seats: dict[SlottedLeg, _Seat] = {}
-        self._ring: list[list[_Seat]] = [[] for _ in range(_ticks(LONGEST_MS) + 1)]
+        self._is_seated: dict[SlottedLeg, bool] = {}  # of all legs: whether they are in a slot now
+        self._ring: list[list[SlottedLeg]] = [[] for _ in range(_ticks(LONGEST_MS) + 1)]
         self._at = 0
         self._next = 0  # a phase that spreads newcomers
         self._seated = 0
         self._due = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
-    def join(self, leg: SlottedLeg, own_ms: int | None) -> None:
-        """From now on `leg` is read by its own window, or by the common one; 0 leaves it to the loop."""
-        seat = self._seats[leg] = _Seat(leg, own_ms)
-        self._sit(seat)
+    def join(self, leg: SlottedLeg) -> None:
+        """From now on `leg` is read by its window."""
+        self._is_seated[leg] = False
+        self._sit(leg)
 
     def leave(self, leg: SlottedLeg) -> None:
         """It is gone. Without effect for one that is not here."""
-        seat = self._seats.pop(leg, None)
-        if seat is not None:
-            seat.leg = None
+        if self._is_seated.pop(leg, None) is not None:
+            leg.window_ms = 0  # if it is in a slot, that is the last time that it is found there
 
     def set_window(self, window_ms: int) -> None:
         """Changes the common window; who is in a slot learns of it at its next turn."""
         grows_from_none = window_ms and not self.window_ms
         self.window_ms = window_ms
         if grows_from_none:
-            for seat in self._seats.values():
-                self._sit(seat)
+            for leg in self._is_seated:
+                self._sit(leg)
 
     # Private
 
-    def _window(self, seat: _Seat) -> int:
-        return self.window_ms if seat.own_ms is None else seat.own_ms
-
-    def _sit(self, seat: _Seat) -> None:
-        window = self._window(seat)
-        if not window or seat.seated or seat.leg is None or not seat.leg.leave_loop():
+    def _sit(self, leg: SlottedLeg) -> None:
+        window = self.window_ms if leg.window_ms is None else leg.window_ms
+        if not window or self._is_seated[leg] or not leg.leave_loop():
             return
-        seat.seated = True
+        self._is_seated[leg] = True
         self._seated += 1
         self._next += 1
-        self._ring[(self._at + 1 + self._next % _ticks(window)) % len(self._ring)].append(seat)
+        self._ring[(self._at + 1 + self._next % _ticks(window)) % len(self._ring)].append(leg)
         if self._timer is None:
             self._due = self._loop.time() + TICK
             self._timer = self._loop.call_at(self._due, self._tick)
@@ -97,35 +84,27 @@ class Slots:
     def _tick(self) -> None:
         ring, common = self._ring, self.window_ms
         at = self._at = (self._at + 1) % len(ring)
-        seats, ring[at] = ring[at], []
+        legs, ring[at] = ring[at], []
         next_common = ring[(at + _ticks(common)) % len(ring)]
-        for seat in seats:
-            leg, own = seat.leg, seat.own_ms
-            if leg is not None and (common if own is None else own):
+        for leg in legs:
+            own = leg.window_ms
+            if common if own is None else own:
                 try:
                     goes_on = leg.read_now()
                 except Exception:  # out of here it would be the last tick, and no client be read any more
                     leg.defect()
                     goes_on = False
                 if goes_on:
-                    (next_common if own is None else ring[(at + _ticks(own)) % len(ring)]).append(seat)
+                    (next_common if own is None else ring[(at + _ticks(own)) % len(ring)]).append(leg)
                     continue
-            seat.seated = False
             self._seated -= 1
-            if seat.leg is not None:
-                seat.leg.join_loop()
+            if leg in self._is_seated:
+                self._is_seated[leg] = False
+                leg.join_loop()
         self._timer = None
         if self._seated:
             self._due = max(self._due + TICK, self._loop.time())
             self._timer = self._loop.call_at(self._due, self._tick)
-
-
-def read_ready(fd: int, into: memoryview) -> int:
-    """Bytes read from a non-blocking socket, -1 when there are none. Raises OSError; 0 is its end."""
-    try:
-        return os.readv(fd, [into])
-    except BlockingIOError:
-        return -1
 
 
 @functools.cache

@@ -39,7 +39,9 @@ class UpstreamOwner(Protocol):
     """Who is told what an upstream connection says."""
 
     def upstream_opened(self, leg: UpstreamLeg, request_id: str) -> None: ...
-    def upstream_text(self, leg: UpstreamLeg, data: bytes) -> None: ...
+    def upstream_text(self, leg: UpstreamLeg, data: bytes) -> bool:
+        """True: nothing comes of it that `upstream_heard` would have to see to."""
+
     def upstream_heard(self, leg: UpstreamLeg) -> None:
         """A read is done: time to send and deliver."""
 
@@ -104,8 +106,8 @@ class UpstreamLeg(WebSocketLeg):
             body = bytes(event.body or b"")[:MAX_BODY_BYTES]
             self._fail(UpstreamRejected(event.status_code, list(event.headers.raw_items()), body))
 
-    def text_received(self, data: bytes) -> None:
-        self._owner.upstream_text(self, data)
+    def text_received(self, data: bytes) -> bool:
+        return self._owner.upstream_text(self, data)
 
     def read_done(self) -> None:
         if self._handshake is None:

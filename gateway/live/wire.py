@@ -44,6 +44,9 @@ _WHOLE_TEXT: Final = 0x81
 _WHOLE: Final = (_WHOLE_BINARY, _WHOLE_TEXT)
 _PING: Final = 0x89
 _MASKED: Final = 0x80
+_LONG_TEXT: Final = 0x817E
+"""How a frame begins that is a whole text of 126 to 65 535 bytes; its length follows."""
+_LONG_HEAD: Final = struct.Struct("!HH").unpack_from
 _LONG: Final = struct.Struct("!BBH").pack
 _LONGEST: Final = struct.Struct("!BBQ").pack
 _HEAD_END: Final = b"\r\n\r\n"
@@ -75,7 +78,7 @@ def _keys() -> Iterator[bytes]:
 _key: Final = _keys()
 
 
-def frame(first: int, payload: bytes, *, masked: bool) -> bytes:
+def frame(first: int, payload: bytes, masked: bool) -> bytes:
     """A whole frame (RFC 6455 §5.2); `first` is its first byte."""
     flag, length = _MASKED * masked, len(payload)
     if length < 126:
@@ -97,16 +100,13 @@ class _Shape(NamedTuple):
     size: int
     cut: Callable[[bytes | memoryview], Iterator[tuple[bytes, bytes, bytes]]]
 
-    def payloads(self, data: bytes | memoryview) -> list[bytes]:
-        """Those of `data`, if it is such frames and nothing else; else none."""
-        head, size, cut = self
-        found: list[bytes] = []
-        if len(data) % size == 0:
-            for first, key, payload in cut(data):
-                if first != head:
-                    return []
-                found.append(apply_mask(payload, key))
-        return found
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 @functools.lru_cache(256)
@@ -168,14 +168,16 @@ class WebSocketLeg(asyncio.BufferedProtocol):
     def handshake_received(self, event: Any) -> None:
         """The peer's Request or Response."""
 
-    def binary_received(self, messages: list[bytes]) -> None:
-        """Whole binary messages, with nothing between them."""
+    def binary_received(self, messages: list[bytes]) -> bool:
+        """Whole binary messages, with nothing between them. True: `read_done` has nothing to do for them."""
+        return False
 
-    def text_received(self, data: bytes) -> None:
-        """One whole text message: valid UTF-8."""
+    def text_received(self, data: bytes) -> bool:
+        """One whole text message: valid UTF-8. True: `read_done` has nothing to do for it."""
+        return False
 
     def read_done(self) -> None:
-        """All messages of one read have been handed over."""
+        """All messages of one read have been handed over, or there was none."""
 
     def lost(self, code: int, reason: str) -> None:
         """The connection is over; called once. 1006: without a close frame."""
@@ -186,24 +188,31 @@ class WebSocketLeg(asyncio.BufferedProtocol):
     # What callers do
 
     def send_binary(self, data: bytes) -> None:
-        if self.is_open():
-            self._out.append(frame(_WHOLE_BINARY, data, masked=not self._is_server))
+        if self._ws is None or self.is_open():
+            self._out.append(frame(_WHOLE_BINARY, data, not self._is_server))
 
     def send_text(self, data: bytes) -> None:
-        if self.is_open():
-            self._out.append(frame(_WHOLE_TEXT, data, masked=not self._is_server))
+        if self._ws is None or self.is_open():
+            self._out.append(frame(_WHOLE_TEXT, data, not self._is_server))
 
     def send_ping(self) -> None:
         if self.is_open():
-            self._out.append(frame(_PING, b"", masked=not self._is_server))
+            self._out.append(frame(_PING, b"", not self._is_server))
 
     def send_audio(self, data: bytes) -> None:
-        """`send_binary` and `flush`, in fewer steps where nothing else is to be sent."""
-        transport = self.transport
-        if self._ws is None and not self._out and transport is not None and not transport.is_closing():
-            self._write(transport, frame(_WHOLE_BINARY, data, masked=not self._is_server))
+        """`send_binary` and `flush`, in fewer steps."""
+        if self._ws is None and not self._out:
+            self._write(frame(_WHOLE_BINARY, data, not self._is_server))
         else:
             self.send_binary(data)
+            self.flush()
+
+    def send_result(self, data: bytes) -> None:
+        """`send_text` and `flush`, in fewer steps."""
+        if self._ws is None and not self._out:
+            self._write(frame(_WHOLE_TEXT, data, not self._is_server))
+        else:
+            self.send_text(data)
             self.flush()
 
     def close(self, code: int | None, reason: str = "") -> None:
@@ -219,7 +228,7 @@ class WebSocketLeg(asyncio.BufferedProtocol):
 
     def flush(self) -> None:
         """Writes what the protocol has to say; call it once after a group of sends."""
-        transport, chunks = self.transport, self._out
+        chunks = self._out
         if self._ws is not None:
             # Control frames last: a close ends what is said, and a pong may come whenever it likes.
             chunks += self._ws.data_to_send()
@@ -227,12 +236,9 @@ class WebSocketLeg(asyncio.BufferedProtocol):
         if not chunks:
             return
         self._out = []
-        if transport is None or transport.is_closing():
-            return
-        ended = chunks[-1] == b""
-        self._write(transport, chunks[0] if len(chunks) == 1 else b"".join(chunks))
-        if ended and not transport.is_closing():
-            self._end_writing(transport)
+        self._write(chunks[0] if len(chunks) == 1 else b"".join(chunks))
+        if chunks[-1] == b"":
+            self._end_writing()
 
     def overflowed(self) -> None:
         """The peer left too much unread, pongs included (faults.md M1)."""
@@ -256,23 +262,20 @@ class WebSocketLeg(asyncio.BufferedProtocol):
         return RECEIVED
 
     def buffer_updated(self, nbytes: int) -> None:
-        try:
-            self.data_received(RECEIVED[:nbytes])
-        except Exception:
-            self.defect()
+        self.data_received(RECEIVED[:nbytes])
 
     def data_received(self, data: bytes | memoryview) -> None:
-        # Without websockets' protocol the connection is open, and nothing has begun but what is in `_tail`.
-        shape = self._shape if self._ws is None and not self._tail else None
-        if shape is not None and (messages := shape.payloads(data)):
-            self.binary_received(messages)
-        else:
-            self._take(bytes(data))
-        self.read_done()
-        if self._out or self._ws is not None:
-            self.flush()
-            if self._ws is not None and self._ws.close_expected():
-                self._close_soon()
+        try:
+            # Without websockets' protocol the connection is open, and only what is in `_tail` has begun.
+            if self._ws is not None or self._tail or not self._cut(data):
+                self._take(bytes(data))
+                self.read_done()
+            if self._out or self._ws is not None:
+                self.flush()
+                if self._ws is not None and self._ws.close_expected():
+                    self._close_soon()
+        except Exception:
+            self.defect()
 
     @contained
     def eof_received(self) -> None:
@@ -309,6 +312,32 @@ class WebSocketLeg(asyncio.BufferedProtocol):
         self.writable_changed()
 
     # Private
+
+    def _cut(self, data: bytes | memoryview) -> bool:
+        """Hands over what most reads are: audio in frames of one size, or one result. False: neither."""
+        if self._is_server:
+            if self._shape is None:
+                return False
+            head, size, cut = self._shape
+            if len(data) % size:
+                return False
+            messages = []
+            for first, key, payload in cut(data):
+                if first != head:
+                    return False
+                messages.append(apply_mask(payload, key))
+            is_done = self.binary_received(messages)
+        else:
+            length = len(data) - 4
+            if not 126 <= length <= self._max_message or _LONG_HEAD(data) != (_LONG_TEXT, length):
+                return False
+            text = bytes(data[4:])
+            if not text.isascii() and not _is_utf8(text):
+                return False
+            is_done = self.text_received(text)
+        if not is_done:
+            self.read_done()
+        return True
 
     def _take(self, data: bytes) -> None:
         if not self._walks:
@@ -449,8 +478,11 @@ class WebSocketLeg(asyncio.BufferedProtocol):
         self.text_received(data)
         return True
 
-    def _write(self, transport: asyncio.Transport, data: bytes) -> None:
+    def _write(self, data: bytes) -> None:
         """To the socket, if nothing waits for it; what that does not take is the transport's business."""
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return
         if self._fd >= 0 and not transport.get_write_buffer_size():
             try:
                 taken = os.write(self._fd, data)
@@ -470,7 +502,10 @@ class WebSocketLeg(asyncio.BufferedProtocol):
             self.ws.parser.close()  # it refers to its protocol, which would wait for the cyclic collector
             self._ws = None
 
-    def _end_writing(self, transport: asyncio.Transport) -> None:
+    def _end_writing(self) -> None:
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return
         if transport.can_write_eof():
             transport.write_eof()
         else:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import weakref
+from functools import partial
 from typing import cast
 
 import pytest
@@ -13,6 +15,8 @@ from websockets.http11 import Response
 from gateway.deepgram.errors import Refusal
 from gateway.live.client import ClientLeg, ClientOwner, phrase, plain_response, refusal_headers
 from gateway.live.head import Head, parse
+from gateway.live.slots import Slots
+from tests.fakes.stand import eventually
 from tests.fakes.wire_client import BINARY, CLOSE, TEXT, frame, upgrade
 
 BUSY = Refusal(503, "Service Unavailable", "Full.", retry_after=5)
@@ -61,8 +65,9 @@ class Owner:
         self.joins_audio = joins
         self.heard: list[bytes | str | tuple[int, int | None]] = []
 
-    def client_audio(self, data: bytes) -> None:
+    def client_audio(self, data: bytes) -> bool:
         self.heard.append(data)
+        return False
 
     def client_text(self, text: str) -> None:
         self.heard.append(text)
@@ -196,3 +201,36 @@ def test_a_plain_response() -> None:
 def test_phrases() -> None:
     """Deepgram's odd statuses have one too."""
     assert (phrase(404), phrase(499)) == ("Not Found", "Unknown")
+
+
+async def test_reading_by_the_clock() -> None:
+    """What is there, nothing, and the end, which is for the loop to find."""
+    ours, theirs = socket.socketpair()
+    owner = Owner(True)
+    loop = asyncio.get_running_loop()
+    head = parse(upgrade("/v1/listen"))
+    assert isinstance(head, Head)
+    _, leg = await loop.create_connection(partial(ClientLeg, head, 1000, 65536), sock=ours)
+    leg.owner = cast(ClientOwner, owner)
+    leg.accept([])
+    leg.flush()
+    slots = Slots(0)
+    leg.read_in_turns(slots, None)
+    assert leg.leave_loop()
+    assert leg.read_now()
+    theirs.sendall(frame(BINARY, b"ab") + frame(BINARY, b"cd"))
+    owner.heard.clear()
+    assert leg.read_now()
+    assert owner.heard == [b"abcd", "turn"]
+    leg.pause_reading(True)
+    theirs.sendall(frame(BINARY, b"ef"))
+    assert leg.read_now()
+    assert owner.heard == [b"abcd", "turn"]
+    leg.pause_reading(False)
+    assert leg.read_now()
+    assert owner.heard[2:] == [b"ef", "turn"]
+    theirs.close()
+    assert not leg.read_now()
+    leg.join_loop()
+    await eventually(lambda: owner.heard[-1] == (1006, None))
+    assert not leg.read_now()

@@ -27,13 +27,10 @@ class Leg:
     def writable(self) -> bool:
         return self.room > 0
 
-    def send_text(self, data: bytes) -> None:
+    def send_result(self, data: bytes) -> None:
         assert self.closed is None
         self.room -= 1
         self.sent.append(data)
-
-    def flush(self) -> None:
-        """What is sent is sent."""
 
     def close(self, code: int | None, reason: str) -> None:
         self.closed = (code, reason)

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
-import socket
 
-import pytest
-
-from gateway.live.slots import Slots, read_ready
+from gateway.live.slots import Slots
 from tests.fakes.stand import eventually
 
 
 class Leg:
     """Counts when it is read; `finds` is what `read_now` says."""
 
-    def __init__(self, *, can_leave: bool = True) -> None:
+    def __init__(self, window_ms: int | None = None, *, can_leave: bool = True) -> None:
+        self.window_ms = window_ms
         self.can_leave = can_leave
         self.polled = True
         self.finds = True
@@ -46,10 +43,10 @@ async def test_each_leg_once_per_window() -> None:
     """By its own window, or by the common one; spread, not all at once."""
     slots = Slots(40)
     legs = [Leg() for _ in range(4)]
-    quick = Leg()
+    quick = Leg(10)
     for leg in legs:
-        slots.join(leg, None)
-    slots.join(quick, 10)
+        slots.join(leg)
+    slots.join(quick)
     await eventually(lambda: len(legs[0].reads) >= 5)
     assert not any(leg.polled for leg in (*legs, quick))
     assert all(4 <= len(leg.reads) <= 6 for leg in legs)
@@ -67,10 +64,10 @@ async def test_each_leg_once_per_window() -> None:
 async def test_the_window_comes_and_goes() -> None:
     """0 gives legs back to the loop; those with a window of their own do not care."""
     slots = Slots(0)
-    leg, own, never = Leg(), Leg(), Leg()
-    slots.join(leg, None)
-    slots.join(own, 20)
-    slots.join(never, 0)
+    leg, own, never = Leg(), Leg(20), Leg(0)
+    slots.join(leg)
+    slots.join(own)
+    slots.join(never)
     assert (leg.polled, own.polled, never.polled) == (True, False, True)
     slots.set_window(20)
     await eventually(lambda: len(leg.reads) >= 2)
@@ -87,30 +84,12 @@ async def test_what_only_the_loop_can_deal_with() -> None:
     slots = Slots(10)
     ended, bound = Leg(), Leg(can_leave=False)
     ended.finds = False
-    slots.join(ended, None)
-    slots.join(bound, None)
+    slots.join(ended)
+    slots.join(bound)
     await eventually(lambda: ended.reads)
     await asyncio.sleep(0.05)
     assert (len(ended.reads), ended.polled) == (1, True)
     assert (bound.reads, bound.polled) == ([], True)
-
-
-def test_reading() -> None:
-    """What is there, nothing, and the end."""
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    into = memoryview(bytearray(8))
-    with ours:
-        assert read_ready(ours.fileno(), into) == -1
-        theirs.sendall(b"0123456789")
-        assert (read_ready(ours.fileno(), into), bytes(into)) == (8, b"01234567")
-        assert (read_ready(ours.fileno(), into), bytes(into[:2])) == (2, b"89")
-        theirs.close()
-        assert read_ready(ours.fileno(), into) == 0
-    closed = os.dup(0)
-    os.close(closed)
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        read_ready(closed, into)
 
 
 async def test_a_defect_in_one_leg_is_no_other_s() -> None:
@@ -118,7 +97,7 @@ async def test_a_defect_in_one_leg_is_no_other_s() -> None:
     slots = Slots(20)
     legs = [Leg() for _ in range(3)]
     for leg in legs:
-        slots.join(leg, None)
+        slots.join(leg)
     legs[1].is_faulty = True
     await eventually(lambda: legs[1].defects)
     seen = len(legs[0].reads), len(legs[2].reads)

@@ -45,8 +45,9 @@ class Owner:
     def upstream_opened(self, leg: UpstreamLeg, request_id: str) -> None:
         self.opened.append(request_id)
 
-    def upstream_text(self, leg: UpstreamLeg, data: bytes) -> None:
+    def upstream_text(self, leg: UpstreamLeg, data: bytes) -> bool:
         self.texts.append(data)
+        return False
 
     def upstream_heard(self, leg: UpstreamLeg) -> None:
         """Nothing to send."""

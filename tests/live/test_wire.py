@@ -39,11 +39,13 @@ class Leg(WebSocketLeg):
         assert isinstance(self.ws, ServerProtocol)
         self.ws.send_response(self.ws.accept(event))  # type: ignore[arg-type] # the protocol's own Request
 
-    def binary_received(self, messages: list[bytes]) -> None:
+    def binary_received(self, messages: list[bytes]) -> bool:
         self.heard += [b"b" + data for data in messages]
+        return False
 
-    def text_received(self, data: bytes) -> None:
+    def text_received(self, data: bytes) -> bool:
         self.heard.append(b"t" + data)
+        return False
 
     def read_done(self) -> None:
         self.reads += 1
@@ -242,6 +244,23 @@ def switch(key: str) -> bytes:
     accept = base64.b64encode(digest.digest()).decode()
     lines = ["Upgrade: websocket", "Connection: Upgrade", f"Sec-WebSocket-Accept: {accept}"]
     return "\r\n".join(["HTTP/1.1 101 Switching Protocols", *lines, "", ""]).encode()
+
+
+RESULTS = st.builds(
+    lambda opcode, text, size, mask: frame(opcode, text * size, mask=mask),
+    st.sampled_from([TEXT, TEXT, TEXT, TEXT, BINARY, PING]),
+    st.sampled_from([b"x", "\u00e4".encode(), b"\xc3"]),
+    st.sampled_from([1, 63, 125, 126, 127, 700, 65_535, 65_536]),
+    st.sampled_from([False, False, False, True]),
+)
+
+
+@given(st.lists(st.lists(RESULTS, min_size=1, max_size=2).map(b"".join), max_size=6), st.booleans())
+def test_they_agree_on_results(reads: list[bytes], in_halves: bool) -> None:
+    """One to a read, as results are, or more; text that is none, or masked, ends the connection."""
+    if in_halves:
+        reads = [part for data in reads for part in (data[: len(data) // 2], data[len(data) // 2 :])]
+    they_agree(reads, False, (Dialling, UnaidedDialling))
 
 
 async def test_websockets_is_there_for_its_frames_only() -> None:
