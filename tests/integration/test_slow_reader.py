@@ -97,7 +97,11 @@ async def test_a_client_that_stays_slow_is_closed(stand: Stand) -> None:
 async def test_a_client_that_leaves_too_much_is_closed(stand: Stand) -> None:
     """More than client_queue_bytes waiting ends it without waiting for the time."""
     emulator = await stand.emulator()
-    gateway = await stand.gateway(emulator.url, session={"client_slow": 60, "client_queue_bytes": 200_000})
+    gateway = await stand.gateway(
+        emulator.url,
+        session={"client_slow": 60, "client_queue_bytes": 200_000},
+        resume={"journal_bytes": 200_000},
+    )
     client = await deaf_client(gateway.address, LISTEN)
     shout(emulator, emulator.connections[0].id, 400)
     await eventually(lambda: gateway.metrics.client_slow == 1)
