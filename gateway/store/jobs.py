@@ -31,10 +31,7 @@ _SETTLE: Final = (  # made once: for a job, making it costs as much as running i
 _BRIEF: Final = [column for column in JOBS.c if column.name != "result"]
 
 
-def _claiming(*only: ColumnElement[bool]) -> Any:
-    now = bindparam("now", type_=JOBS.c.run_at.type)
-    due = select(JOBS.c.id).where(JOBS.c.state == "queued", JOBS.c.run_at <= now, *only)
-    due = due.order_by(JOBS.c.priority, JOBS.c.run_at).limit(bindparam("most"))
+def _claiming(due: Any) -> Any:
     return (
         update(JOBS)
         .where(JOBS.c.id.in_(select(due.with_for_update(skip_locked=True).cte("chosen").c.id)))
@@ -43,14 +40,16 @@ def _claiming(*only: ColumnElement[bool]) -> Any:
             attempts=JOBS.c.attempts + 1,
             worker=bindparam("owner"),
             lease_until=bindparam("until"),
-            started_at=func.coalesce(JOBS.c.started_at, now),
+            started_at=func.coalesce(JOBS.c.started_at, _NOW),
         )
         .returning(*_BRIEF)
     )
 
 
-_CLAIM: Final = _claiming()
-_CLAIM_ONE: Final = _claiming(JOBS.c.id == bindparam("ours"))
+_NOW: Final = bindparam("now", type_=JOBS.c.run_at.type)
+_DUE: Final = select(JOBS.c.id).where(JOBS.c.state == "queued", JOBS.c.run_at <= _NOW)
+_CLAIM: Final = _claiming(_DUE.order_by(JOBS.c.priority, JOBS.c.run_at).limit(bindparam("most")))
+_CLAIM_ONE: Final = _claiming(_DUE.where(JOBS.c.id == bindparam("ours")))  # an order would have all looked at
 
 
 async def add(store: Store, jobs: Sequence[Job]) -> None:
@@ -65,8 +64,8 @@ async def claim(
 
     With a `job_id`, that one alone. What another connection is claiming at this moment is passed over.
     """
-    statement, only = (_CLAIM_ONE, {"ours": job_id}) if job_id else (_CLAIM, {})
-    values = {"owner": worker, "now": now, "until": lease_until, "most": limit, **only}
+    statement, which = (_CLAIM_ONE, {"ours": job_id}) if job_id else (_CLAIM, {"most": limit})
+    values = {"owner": worker, "now": now, "until": lease_until, **which}
     claimed = map(_job, await connection.execute(statement, values))
     return sorted(claimed, key=lambda job: (job.priority, job.run_at))
 
