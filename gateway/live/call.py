@@ -90,8 +90,7 @@ class Call:
     ) -> None:
         """`resumable`: the client may come back; `request_id`: it has had its 101, under this id."""
         self._is_broken = False  # a mistake of ours has come to light in it
-        config = exchange.config
-        said = ListenQuery(head.query)
+        config, said = exchange.config, ListenQuery(head.query)
         query = said.for_deepgram()
         self._batch_ms = batch_window(head)
         self._query = head.query
@@ -104,10 +103,7 @@ class Call:
         self._model = query.get("model")
         self._leg = leg
         self._loop = asyncio.get_running_loop()
-        asked = query.raw
-        if config.session.force_interims and self._recogniser.has_windows:
-            asked = query.with_value("interim_results", "true").raw
-        target = self._recogniser.path + (f"?{asked}" if asked else "")
+        target = self._target_of(query)
         authorization = upstream_authorization(config.auth.upstream, credential, exchange.api_key)
         self._timer: asyncio.Handle | None = None
         self._timer_at = 0.0
@@ -136,10 +132,8 @@ class Call:
         self._relay = self.session.relay
         self._live: UpstreamLeg | None = None  # takes audio as it comes in
         self.joins_audio = self.session.joins_audio
-        headers = forwarded(head.headers, authorization)
-        self._lines = Lines(
-            exchange, self.session, target, headers, self._turn, self._deliver, self.defect, self._logger
-        )
+        told = (self._turn, self._deliver, self.defect, self._logger)
+        self._lines = Lines(exchange, self.session, target, forwarded(head.headers, authorization), *told)
         exchange.opened(self.session_id, self)
         self._metrics.sessions_active += 1
 
@@ -326,6 +320,13 @@ class Call:
     def _follow(self, *client: Sink) -> None:
         """Results go to the client, if it is there, and to those who follow the call."""
         self._sinks = (*client, *self._watchers)
+
+    def _target_of(self, query: ListenQuery) -> str:
+        """Path and query of the request to Deepgram."""
+        asked = query.raw
+        if self._exchange.config.session.force_interims and self._recogniser.has_windows:
+            asked = query.with_value("interim_results", "true").raw
+        return self._recogniser.path + (f"?{asked}" if asked else "")
 
     def _make_resumption(self) -> Resumption:
         exchange = self._exchange
