@@ -129,7 +129,7 @@ async def test_what_is_not_installed_is_said(tmp_path: Path, monkeypatch: pytest
     monkeypatch.delitem(__import__("sys").modules, "gateway.prerecorded.fleet", raising=False)
     config = settings("http://127.0.0.1:1", **kept(tmp_path, backend="fleet"))
     async with asyncio.TaskGroup() as tasks:
-        with pytest.raises(ConfigError, match=r"^jobs\.backend: .*gateway\[fleet\]"):
+        with pytest.raises(ConfigError, match=r"^jobs\.backend: .*\.\[fleet\]"):
             Gateway(config, None, tasks)
 
 
