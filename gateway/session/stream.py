@@ -558,12 +558,12 @@ class Stream:
         if trouble:
             self._give_up(trouble, now)
             return
-        self._prompt(now)
+        self._prompt()
         looks = max(1, int(self._watch.quiet_for(sent, now) / WATCH_INTERVAL))
         self.timers.set(Timer.WATCH, now + looks * WATCH_INTERVAL)
         self._keep_alive(now)  # while audio flows, this puts it off before its own time comes
 
-    def _prompt(self, now: float) -> None:
+    def _prompt(self) -> None:
         """Asks for a final where audio has had none for long: it would fill the buffer."""
         clock, span = self.clock, self._config.finalize_after
         if not span or not clock.timed or self.draining or "Finalize" not in self._recogniser.controls:
@@ -571,7 +571,7 @@ class Stream:
         marks, sent = self.transcript.timeline.committed, clock.samples(self.uplink.sent)
         for text in self.uplink.finalizes.prompt(marks, sent, round(span * clock.rate_hz)):
             self.prompted += 1
-            self.control(text, Repeat.NEVER, now)
+            self.urgent.append(text)  # of this connection alone, and of no place in the audio
 
     def _give_up(self, why: str, now: float) -> None:
         """Ends the open connection from our side; the stream goes on."""
