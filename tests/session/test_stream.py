@@ -145,6 +145,34 @@ class TestLostConnections:
         lost_at = [at for at, _, output in book.all if isinstance(output, Broke)]
         assert [b - a for a, b in zip(lost_at, dials[1:], strict=True)] == [0.0] * 30 + [5.0] * 50
 
+    @pytest.mark.parametrize("outage", [5, 20, 60])
+    def test_a_backlog_shrinks_by_the_pace(self, outage: int) -> None:
+        """Faster than real time by a fifth until it is gone, and declared nowhere (continuity.md I9)."""
+        book = in_call(client_idle=0, max_lag=1000, stall=1000, catch_up_pace=1.2) >> lost() << ...
+        for _ in range(outage):
+            book = book >> audio(1.0) << ... >> wait(1.0) << ...
+        book = book >> opened("two") << ...
+        uplink = book.session.stream.uplink
+        for second in range(6 * outage):
+            assert (uplink.received - uplink.sent) / RATE <= max(0.0, outage - 0.2 * second) + 2
+            for _ in range(10):
+                book = book >> audio(0.1) << ... >> wait(0.1) << ...
+        assert uplink.received == uplink.sent
+        assert not any(isinstance(output, Gap) for *_, output in book.all)
+
+    def test_an_interim_is_never_promoted(self) -> None:
+        """What had only an interim when all was over is a gap, not a final (continuity.md I6)."""
+        book = in_call(client_idle=0, finish=2.0, **EXACT) >> audio(0.2) << up(0, 0.2)
+        book = book >> heard(interim(0, 0.2)) << window(0, 0.2, Kind.INTERIM) >> said(CLOSE) << Up(CLOSE)
+        book = book >> lost() << ...
+        for _ in range(20):
+            book = book >> unreachable() << ... >> wait(1.0) << ...
+        told = [json.loads(output.raw) for *_, output in book.all if isinstance(output, Deliver)]
+        assert not any(message.get("is_final") for message in told)
+        assert [output for *_, output in book.all if isinstance(output, Gap)] == [
+            Gap(0.0, 0.2, "upstream_failed")
+        ]
+
     def test_whose_fault_a_break_was(self) -> None:
         """A connection that took audio and gave nothing for it bore no fruit."""
         book = in_call()
