@@ -322,8 +322,8 @@ MUTANTS = {
     ),
     "what is delivered twice runs twice": Mutant(
         "gateway/store/jobs.py",
-        '.where(JOBS.c.state == "queued", JOBS.c.run_at <= now, *only)',
-        '.where(JOBS.c.state.in_(("queued", "running", "succeeded")), JOBS.c.run_at <= now, *only)',
+        '.where(JOBS.c.state == "queued", JOBS.c.run_at <= _NOW)',
+        '.where(JOBS.c.state.in_(("queued", "running", "succeeded")), JOBS.c.run_at <= _NOW)',
         QUEUES,
     ),
 }
