@@ -75,10 +75,10 @@ EXAMPLES ?= 12000
 JOBS ?= 1
 
 deep: setup
-	@$(BIN)/python tests/deep/run.py --examples $(EXAMPLES) --jobs $(JOBS) --seed $(SEED) --report tests/deep/report.md
+	@$(BIN)/python -m tests.deep.run --examples $(EXAMPLES) --jobs $(JOBS) --seed $(SEED) --report tests/deep/report.md
 
 mutants: setup
-	@$(BIN)/python tests/mutants/run.py
+	@$(BIN)/python -m tests.mutants.run --report tests/mutants/report.md
 
 lint: setup
 	@$(BIN)/ruff check .

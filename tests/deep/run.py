@@ -1,6 +1,6 @@
 """`make deep`: the continuity properties of tests/session for a long time, one after the other.
 
-python tests/deep/run.py --examples 12000 --seed 1 --report tests/deep/report.md
+python -m tests.deep.run --examples 12000 --seed 1 --report tests/deep/report.md
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, NamedTuple
+
+from bench.machine import commit
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PROPERTIES: Final = (
@@ -60,18 +62,6 @@ def tried(name: str, examples: int, seed: int) -> Outcome:
     if failing:
         print(done.stdout, flush=True)  # at once: there are hours to come
     return outcome
-
-
-def commit() -> str:
-    """What was tested."""
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--exclude=*"],  # noqa: S607 - whichever git there is
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return described.stdout.strip() or "unknown"
 
 
 def report(outcomes: list[Outcome], seed: int, tree: str) -> str:

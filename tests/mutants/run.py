@@ -1,21 +1,25 @@
 """Known mistakes of replaying proxies, each put into a copy of Gateway: the tests must find every one.
 
-    python tests/mutants/run.py [name …]
+    python -m tests.mutants.run [name …] [--report tests/mutants/report.md]
 
 A mutant is a replacement of text that occurs exactly once; one that no longer applies is a failure too.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
+
+from bench.machine import commit
 
 ROOT = Path(__file__).resolve().parents[2]
 SESSION = "gateway/session"
@@ -329,8 +333,15 @@ MUTANTS = {
 }
 
 
-def survives(name: str, mutant: Mutant) -> str:
-    """Why the mutant is not dead; empty if it is."""
+class Verdict(NamedTuple):
+    """`alive` says why a mutant is not dead, and is empty if it is; `finder` is the test that found it."""
+
+    alive: str
+    finder: str = ""
+
+
+def hunt(name: str, mutant: Mutant) -> Verdict:
+    """Runs the hunters on a copy with the mutant in it."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
         for part in ("gateway", "tests", "docs"):
@@ -339,7 +350,7 @@ def survives(name: str, mutant: Mutant) -> str:
         path = copy / mutant.path
         text = path.read_text()
         if text.count(mutant.old) != 1:
-            return "does not apply"
+            return Verdict("does not apply")
         path.write_text(text.replace(mutant.old, mutant.new))
         environment = {**os.environ, "PYTHONPATH": folder, "HYPOTHESIS_PROFILE": "hunt"}
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *mutant.hunters]
@@ -354,33 +365,60 @@ def survives(name: str, mutant: Mutant) -> str:
                 timeout=TIMEOUT,
             )
         except subprocess.TimeoutExpired:
-            return f"no verdict in {TIMEOUT} s"
+            return Verdict(f"no verdict in {TIMEOUT} s")
     slip = SLIP.search(done.stdout)
     if slip:
-        return f"dies of {slip[1]}, which proves nothing"
+        return Verdict(f"dies of {slip[1]}, which proves nothing")
     last = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
     if done.returncode != 1 or not last:
-        return SURVIVES if done.returncode == 0 else f"pytest ended with {done.returncode}"
-    print(f"dead: {name}: {last[-1][:100]}", flush=True)
-    return ""
+        return Verdict(SURVIVES if done.returncode == 0 else f"pytest ended with {done.returncode}")
+    finder = last[-1].split()[1]
+    print(f"dead: {name}: {finder}", flush=True)
+    return Verdict("", finder)
 
 
 UNCHANGED = Mutant("pyproject.toml", 'name = "gateway"', 'name = "gateway"')
 
 
-def main(names: list[str]) -> int:
-    if survives("Gateway as it is", UNCHANGED) != SURVIVES:
+def report(verdicts: dict[str, Verdict], tree: str) -> str:
+    """In Markdown."""
+    dead = sum(not verdict.alive for verdict in verdicts.values())
+    lines = [
+        "# Mutants",
+        "",
+        f"{time.strftime('%Y-%m-%d', time.gmtime())} · `make mutants` · commit {tree} · "
+        f"**{dead} of {len(verdicts)} are dead**",
+        "",
+        "| mistake | found by |",
+        "|---|---|",
+    ]
+    lines += [
+        f"| {name} | {'**' + v.alive + '**' if v.alive else '`' + v.finder + '`'} |"
+        for name, v in verdicts.items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="mutants", description=__doc__.partition("\n")[0])
+    parser.add_argument("names", nargs="*", help="all, if none is named")
+    parser.add_argument("--report", type=Path, help="where to write the report, in Markdown")
+    options = parser.parse_args()
+    if hunt("Gateway as it is", UNCHANGED).alive != SURVIVES:
         print("the tests fail without any mutant")
         return 1
-    chosen = {name: MUTANTS[name] for name in names or MUTANTS}
+    tree = commit()
+    chosen = {name: MUTANTS[name] for name in options.names or MUTANTS}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        outcomes = dict(zip(chosen, pool.map(survives, chosen, chosen.values()), strict=True))
-    alive = {name: why for name, why in outcomes.items() if why}
+        verdicts = dict(zip(chosen, pool.map(hunt, chosen, chosen.values()), strict=True))
+    alive = {name: verdict.alive for name, verdict in verdicts.items() if verdict.alive}
     for name, why in alive.items():
         print(f"ALIVE: {name}: {why}")
     print(f"{len(chosen) - len(alive)} of {len(chosen)} mutants are dead")
+    if options.report:
+        options.report.write_text(report(verdicts, tree))
     return 1 if alive else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
