@@ -81,7 +81,8 @@ async def settle(connection: Connection, jobs: Sequence[Job]) -> list[bool]:
     for job in jobs:
         is_latest = latest.get(job.id) == job.attempts
         if is_latest:
-            del latest[job.id]  # it ends once
+            if job.state != "running":
+                del latest[job.id]  # it ends once; one that waits for a callback may still
             rows.append({"ours": job.id, "latest": job.attempts} | _values(job, _SETTLED))
         written.append(is_latest)
     if rows:

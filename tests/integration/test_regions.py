@@ -74,7 +74,8 @@ async def test_what_is_the_callers_doing_is_no_sign(stand: Stand, fault: Fault) 
     async with dial(gateway) as ws:
         if fault.after_bytes:
             await ws.send(b"\xff" * 800)
-        await eventually(lambda: sum(gateway.metrics.breaks.values()) == 1)
+        await eventually(lambda: first.connections[0].ended_how)
+        await eventually(lambda: len(first.connections) == 2 or not gateway.metrics.deepgram_connections)
         audio, said = call()
         await send(ws, audio)
         await ws.send(CLOSE_STREAM)

@@ -94,6 +94,21 @@ async def test_only_the_latest_attempt_counts(store: Store) -> None:
     assert await store.write(lambda connection: jobs.settle(connection, [done])) == [False]
 
 
+async def test_a_callback_beside_the_wait_for_it(store: Store) -> None:
+    """That an attempt waits for Deepgram, and what Deepgram says, may be written at once: both count."""
+    await jobs.add(store, [JOB])
+    [running] = await claim(store)
+    waits = msgspec.structs.replace(running, lease_until=99.0, worker="")
+    done = msgspec.structs.replace(running, state="succeeded", ended_at=21.0, worker="", lease_until=None)
+    attempts = [waits, done, waits, done]
+    assert await store.write(lambda connection: jobs.settle(connection, attempts)) == [
+        *(True, True, False, False)
+    ]
+    found = await store.read(lambda connection: jobs.get(connection, running.id))
+    assert found is not None
+    assert found.state == "succeeded"
+
+
 async def test_leases(store: Store) -> None:
     """A worker renews its own; what is not renewed runs out."""
     await jobs.add(store, [job("a"), job("b")])
