@@ -14,6 +14,7 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("Agg")
+matplotlib.rcParams["axes.prop_cycle"] = matplotlib.cycler(color=matplotlib.colormaps["tab20"].colors)
 from matplotlib import pyplot
 
 
@@ -71,7 +72,7 @@ def memory(rows: list[dict[str, Any]], path: Path) -> None:
 
 def by_system(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
+    for row in sorted(rows, key=lambda row: int(row["calls"])):
         found.setdefault(row["system"], []).append(row)
     return found
 
