@@ -27,10 +27,12 @@ class Backoff:
         self._ceilings: Generator[float, Any, None] | None = None
         self._redials: list[float] = []  # the latest, at most the budget
 
-    def delay(self, now: float) -> float:
-        """Seconds to wait after a failure, before the one redial that each call stands for."""
+    def delay(self, now: float, *, in_budget: bool = True) -> float:
+        """Seconds to wait after a failure, before the one redial that each call stands for; without
+        `in_budget` something else bounds these."""
         self._ceilings = self._ceilings or self._fresh()
-        return max(float(next(self._ceilings)) * self._random(), self.pause(now))
+        wait = float(next(self._ceilings)) * self._random()
+        return max(wait, self.pause(now)) if in_budget else wait
 
     def pause(self, now: float) -> float:
         """The same where nothing is known to be wrong: none, within the budget."""

@@ -53,7 +53,7 @@ WORTH_A_DIAL = 1.0
 class Delays(Protocol):
     """See `gateway.policy.backoff.Backoff`."""
 
-    def delay(self, now: float) -> float: ...
+    def delay(self, now: float, *, in_budget: bool = True) -> float: ...
     def pause(self, now: float) -> float: ...
     def reset(self) -> None: ...
 
@@ -655,7 +655,8 @@ class Stream:
             self._owner.stream_failed(INTERNAL, OUT_OF_TIME)
             return
         self._owner.stream_broke()
-        self.timers.set(Timer.REDIAL, now + max(at_least, self._backoff.delay(now)))
+        wait = self._backoff.delay(now, in_budget=not self.draining)  # at the end `finish` bounds them
+        self.timers.set(Timer.REDIAL, now + max(at_least, wait))
 
     def _begin_epoch(self, now: float) -> None:
         uplink, transcript, clock = self.uplink, self.transcript, self.clock

@@ -45,6 +45,16 @@ def test_failures_count_too() -> None:
     assert [backoff.delay(0.0) for _ in range(BUDGET + 1)] == [0.0] * BUDGET + [5.0]
 
 
+def test_what_is_bounded_otherwise_costs_none() -> None:
+    """At the end of a call: the ceilings alone, though the budget is spent, and none of it is used."""
+    backoff = Backoff(0.5, 5.0, lambda: 1.0)
+    for _ in range(BUDGET - 1):
+        backoff.pause(0.0)
+    assert [backoff.delay(1.0, in_budget=False) for _ in range(3)] == [0.5, 1.0, 2.0]
+    assert (backoff.pause(2.0), backoff.pause(2.0)) == (0.0, 5.0)
+    assert backoff.delay(3.0, in_budget=False) == 4.0
+
+
 @given(st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=30), st.floats(0.01, 10))
 def test_jitter_is_full(draws: list[float], base: float) -> None:
     """Every delay is its ceiling times the draw, from nothing to all of it."""

@@ -145,6 +145,17 @@ class TestLostConnections:
         lost_at = [at for at, _, output in book.all if isinstance(output, Broke)]
         assert [b - a for a, b in zip(lost_at, dials[1:], strict=True)] == [0.0] * 30 + [5.0] * 50
 
+    def test_the_last_results_are_not_put_off(self) -> None:
+        """Though the budget is spent: what bounds these dials is `finish` (continuity.md I18)."""
+        book = (
+            in_call(spent=True, finish=10.0, **EXACT) >> audio(0.2) << up(0, 0.2) >> said(CLOSE) << Up(CLOSE)
+        )
+        book = book >> lost() << Broke(1, 1006, "", 0.2)
+        for epoch, delay in enumerate((0.5, 1.0, 2.0, 4.0), start=2):
+            book = book >> wait(delay) << Dial(epoch) >> refused(503)
+        book = book >> wait(5.0) << Dial(6) >> refused(503) << ...
+        assert book.all[-1][2] == Ended("failed")
+
     @pytest.mark.parametrize("outage", [5, 20, 60])
     def test_a_backlog_shrinks_by_the_pace(self, outage: int) -> None:
         """Faster than real time by a fifth until it is gone, and declared nowhere (continuity.md I9)."""
