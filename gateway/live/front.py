@@ -341,6 +341,8 @@ def origin_allowed(origin: str | None, allowed: Sequence[str]) -> bool:
 
 def _is_loopback(host: str) -> bool:
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host)
     except ValueError:
         return False
+    # Python 3.13 says so of ::ffff:127.0.0.1, too, which no browser calls this machine.
+    return address.is_loopback and getattr(address, "ipv4_mapped", None) is None
