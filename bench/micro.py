@@ -46,7 +46,7 @@ WORDS: Final = ["it", "was", "the", "best", "of", "times", "it", "was", "the", "
 
 
 class NoDelay:
-    def delay(self, now: float) -> float:
+    def delay(self, now: float, *, in_budget: bool = True) -> float:
         return 0.0
 
     def pause(self, now: float) -> float:
