@@ -27,7 +27,7 @@ from redis.asyncio import Redis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 from gateway.config import JobsConfig
 from gateway.errors import StoreError
@@ -58,7 +58,7 @@ SOON: Final = 0.1
 ANY_NUMBER: Final = 1_000_000
 COMPLETED: Final = {"age": 3600, "count": 1000}
 """What BullMQ keeps of jobs that have ended well: it is for people who look at a board; the rows know all."""
-_DOWN: Final = (RedisError, OSError, TimeoutError)
+_DOWN: Final = (RedisError, RedisClusterException, OSError, TimeoutError)  # the second is no RedisError
 
 
 def connect(config: JobsConfig) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from functools import partial
 from pathlib import Path
@@ -12,10 +13,13 @@ from bullmq import Job as QueuedJob
 
 from gateway.config import JobsConfig
 from gateway.errors import StoreError
+from gateway.metrics import Metrics
 from gateway.prerecorded import fleet
 from gateway.prerecorded.fleet import FleetQueue
 from gateway.prerecorded.work import Failed, Outcome
+from gateway.store.databases import location
 from gateway.store.job import Job, JobError
+from gateway.store.store import Store
 from tests.fakes import valkey
 from tests.fakes.hosts import Host, Place, done
 from tests.fakes.stand import eventually
@@ -190,6 +194,27 @@ async def test_a_master_dies_in_mid_work(tmp_path: Path) -> None:
         assert {job.state for job in ended} == {"succeeded"}
         assert time.monotonic() - killed < 20
         await eventually(lambda: host.metrics.jobs_ended["succeeded"] == 80)  # counted after the row
+        await host.stop()
+
+
+async def test_a_cluster_that_is_not_there(tmp_path: Path) -> None:
+    """Keeps nothing from starting, and what looks after the queue goes on looking (faults.md 61, 64)."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"redis://127.0.0.1:{unused.getsockname()[1]}"
+        place = Place(f"sqlite:///{tmp_path}/gateway.db", QUICK)
+        where = location(place.store, {})
+        assert where
+        store = Store(where, metrics=Metrics([], "0"), migrate="always")
+        await store.start()
+        host = Host(store, place.change(redis=(url,), redis_cluster=True, redis_prefix="{none}"), None)
+        assert isinstance(host.queue, FleetQueue)
+        await host.queue.start()
+        assert not host.queue.healthy
+        with pytest.raises(StoreError):
+            await host.submit()
+        await asyncio.sleep(0.5)
+        assert not any(task.done() for task in host.queue._tasks)
         await host.stop()
 
 
