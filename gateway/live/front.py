@@ -22,7 +22,7 @@ from gateway.errors import ClientError
 from gateway.live.call import Call, batch_window
 from gateway.live.client import ClientLeg, ClientOwner, plain_response, refusal_headers
 from gateway.live.exchange import Exchange
-from gateway.live.head import HEAD_END, LISTEN_PATHS, Head, parse
+from gateway.live.head import HEAD_END, LISTEN_PATHS, NOT_HTTP, TLS, Head, parse
 from gateway.live.record import may_store
 from gateway.live.wire import RECEIVED, tune
 from gateway.session.resume import MISTAKEN, STRANGER, GatewayResume, Verdict, read
@@ -275,6 +275,7 @@ class _Visitor(asyncio.BufferedProtocol):
         self._data += RECEIVED[:nbytes]
         head = parse(self._data)
         if isinstance(head, Refusal):
+            self._note(head, self._transport)
             self._refuse(head)
         elif head is not None:
             self._hand_over(head, self._transport)
@@ -313,6 +314,16 @@ class _Visitor(asyncio.BufferedProtocol):
         leg.flush()
         if early := self._data.partition(HEAD_END)[2]:
             leg.data_received(early)
+
+    def _note(self, refusal: Refusal, transport: asyncio.Transport) -> None:
+        """Of who speaks something else than HTTP nothing else is ever seen."""
+        exchange = self._door.exchange
+        if refusal is TLS:
+            exchange.metrics.client_aborted.add("tls")
+            address = transport.get_extra_info("peername")
+            exchange.log.warning("client.spoke_tls", peer=address[0] if address else "")
+        elif refusal is NOT_HTTP:
+            exchange.metrics.client_aborted.add("not_http")
 
     def _refuse(self, refusal: Refusal) -> None:
         assert self._transport is not None

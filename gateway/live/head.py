@@ -21,9 +21,17 @@ LISTEN_PATHS: Final = {"/v1/listen": 1, "//v1/listen": 1, "/v2/listen": 2, "//v2
 URI_TOO_LONG: Final = Refusal(414, "URI_TOO_LONG", f"The request line is longer than {MAX_LINE_BYTES} bytes.")
 HEAD_TOO_LARGE: Final = Refusal(431, "HEADERS_TOO_LARGE", "The request's headers are too large.")
 NOT_HTTP: Final = Refusal(400, "Bad Request", "That is not an HTTP/1.1 request.")
+TLS: Final = Refusal(400, "Bad Request", "This port has no TLS: it takes ws:// and http://.")
 
+_CLIENT_HELLO: Final = b"\x16"
+"""How TLS begins (RFC 8446 §5.1), and no request."""
+_NAME: Final = r"[-!#$%&'*+.^_`|~0-9A-Za-z]+"
+# Of a target there is no fragment (RFC 9112 §3.2), and no URL for Deepgram has one.
+_REQUEST_LINE: Final = re.compile(rf'{_NAME} /[!"$-~]* HTTP/1\.[01]'.encode())
+_BEGINNING: Final = re.compile(rf"{_NAME}(?: [ -~]*)?\r?".encode())
+"""What may become a request line, or the line and half of what ends it."""
 # RFC 9110 §5.1, §5.5. What two readers could read differently (a folded line, a bare line feed) is neither's.
-_FIELD: Final = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*")
+_FIELD: Final = re.compile(rf"{_NAME}:[\t\x20-\x7e\x80-\xff]*")
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -53,16 +61,18 @@ class Head(msgspec.Struct, frozen=True):
 
 def parse(data: bytes) -> Head | Refusal | None:
     """The head in `data`, why there cannot be one, or None while more must come."""
+    if data.startswith(_CLIENT_HELLO):
+        return TLS
     line, ended, _ = data.partition(b"\r\n")
     if len(line) > MAX_LINE_BYTES:
         return URI_TOO_LONG
     head, complete, _ = data.partition(HEAD_END)
     if len(head) > MAX_HEAD_BYTES:
         return HEAD_TOO_LARGE
+    if not (_REQUEST_LINE if ended else _BEGINNING).fullmatch(line):
+        return NOT_HTTP if data else None
     if not complete:
-        return None if not ended or _is_request_line(line) else NOT_HTTP
-    if not _is_request_line(line):
-        return NOT_HTTP
+        return None
     method, target, protocol = line.decode("ascii").split(" ")
     path, _, query = target.partition("?")
     fields = head.decode("latin-1").split("\r\n")[1:]
@@ -73,15 +83,3 @@ def parse(data: bytes) -> Head | Refusal | None:
     pairs = (field.partition(":") for field in fields)
     headers = tuple((name.strip().lower(), value.strip()) for name, _, value in pairs)
     return Head(method, path, query, headers, protocol)
-
-
-def _is_request_line(line: bytes) -> bool:
-    parts = line.split(b" ")
-    return (
-        len(parts) == 3
-        and line.isascii()
-        and line.decode("ascii").isprintable()
-        and parts[1].startswith(b"/")
-        and b"#" not in parts[1]  # a fragment is never sent (RFC 9112 §3.2), and no URL for Deepgram has one
-        and parts[2] in (b"HTTP/1.1", b"HTTP/1.0")
-    )

@@ -23,7 +23,7 @@ UPLOAD_REFUSALS: Final = (
     *("callback", "credential", "origin", "busy", "draining", "spool_full"),
 )
 CLOSE_CODES: Final = ("1002", "1003", "1007", "1008", "1009")
-ABORT_REASONS: Final = ("write_buffer", "handshake_timeout", "capacity", "draining")
+ABORT_REASONS: Final = ("write_buffer", "handshake_timeout", "capacity", "draining", "tls", "not_http")
 GAP_REASONS: Final = (
     "buffer_overflow",
     "upstream_hole",

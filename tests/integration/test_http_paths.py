@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import uuid
 
 import pytest
+import structlog
 
 from tests.fakes.deepgrams import Answering
 from tests.fakes.stand import LISTEN, Stand, dial, eventually
@@ -167,6 +169,24 @@ async def test_a_slow_handshake_is_cut(stand: Stand, pieces: list[bytes]) -> Non
     assert 0.3 < took < 2.0
     assert 'gw_client_aborted_total{reason="handshake_timeout"} 1' in gateway.metrics.render("")[0].decode()
     await eventually(lambda: gateway.door.connections == 0)
+
+
+async def test_tls_to_the_plain_port(stand: Stand) -> None:
+    """It is answered at once and named: nobody looks for a network that hangs (faults.md 40)."""
+    gateway = await stand.gateway(NOWHERE)
+    with structlog.testing.capture_logs() as lines, pytest.raises(ssl.SSLError):
+        await asyncio.open_connection(*gateway.address, ssl=ssl.create_default_context())
+    assert lines == [{"event": "client.spoke_tls", "peer": "127.0.0.1", "log_level": "warning"}]
+    assert 'gw_client_aborted_total{reason="tls"} 1' in gateway.metrics.render("")[0].decode()
+    await eventually(lambda: gateway.door.connections == 0)
+
+
+async def test_what_is_no_http(stand: Stand) -> None:
+    """Audio without a request, say: 400 without waiting for the end of a line."""
+    gateway = await stand.gateway(NOWHERE)
+    status, headers, body = await exchange(gateway.address, b"\xff" * 160)
+    check(status, headers, body, 400)
+    assert 'gw_client_aborted_total{reason="not_http"} 1' in gateway.metrics.render("")[0].decode()
 
 
 async def test_an_accepted_call_has_no_such_deadline(stand: Stand) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.deepgram.errors import Refusal
-from gateway.live.head import MAX_HEADERS, MAX_LINE_BYTES, Head, parse
+from gateway.live.head import MAX_HEADERS, MAX_LINE_BYTES, NOT_HTTP, TLS, Head, parse
 
 GOOD = b"GET /v1/listen?a=%20&b=+&a HTTP/1.1\r\nHost: x\r\nX-Y:  z \r\nUpgrade: WebSocket\r\n\r\n"
 
@@ -82,6 +82,42 @@ def test_the_request_line_has_a_limit(length: int, ended: bytes) -> None:
     line = b"GET /" + b"x" * (length - len(b"GET / HTTP/1.1")) + b" HTTP/1.1"
     assert len(line) == length
     assert status(line + ended) == (414 if length > MAX_LINE_BYTES else None)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x16",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+    ],
+)
+def test_tls_is_told_from_garbage(data: bytes) -> None:
+    """By its first byte, whatever its random bytes look like (faults.md 40)."""
+    assert parse(data) is TLS
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\0",
+        b"\x80\x2e\x01",
+        b" GET / HTTP/1.1",
+        b"GET\t/",
+        b"GET /\xff",
+        b"GET /\r\rHost: x",
+        b"\r\n\r\n\0\r\nQUIT\n",
+        b"\xff" * 160,
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b" / HTTP/1.1\r\n\r\n",
+        b"G(T / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.10\r\n\r\n",
+    ],
+)
+def test_what_can_be_no_request_is_not_waited_for(data: bytes) -> None:
+    """An end of its line would not make it one."""
+    assert parse(data) is NOT_HTTP
 
 
 @pytest.mark.parametrize(
