@@ -46,6 +46,8 @@ ROUNDED = 20
 """Of a second: by so much a final may end before the Finalize that it answers."""
 WORN_OUT = 1.1
 """Times `rotate` after which any final is a place to change the connection: utterances may never end."""
+MOST_IDS = 100
+"""Of Deepgram's request ids, the latest, are remembered: a call may dial for days."""
 WORTH_A_DIAL = 1.0
 """Seconds without a final at an otherwise clean end that are worth another connection."""
 
@@ -132,6 +134,7 @@ class Stream:
         self.request_id = ""
         """What the client knows the call by; Deepgram's own ids are put in its place."""
         self.request_ids: list[str] = []
+        """Deepgram's ids of its connections, the latest ones."""
         self.wanted = True
         """Whether a connection is wanted even without audio: the client awaits its 101."""
         self.draining = False
@@ -770,6 +773,7 @@ class Stream:
         self._known_as = request_id
         if request_id not in self.request_ids:
             self.request_ids.append(request_id)
+            del self.request_ids[:-MOST_IDS]  # in place: a hole's stream tells of the same ones
         same = request_id == self.request_id
         self._splice = None if same else (request_id.encode(), self.request_id.encode())
 

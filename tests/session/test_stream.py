@@ -20,6 +20,7 @@ from gateway.session.events import (
     HangUp,
     Restored,
 )
+from gateway.session.stream import MOST_IDS
 from tests.playbook import (
     LINEAR16,
     MULAW,
@@ -227,6 +228,18 @@ class TestLostConnections:
         book >> heard(final(0, 0.02), epoch=1) >> lost(1000, epoch=1)
         assert book.session.stream.stale == 3
         assert book.session.stream.request_ids == ["rid", "two"]
+
+    def test_of_very_many_connections_the_latest_are_remembered(self) -> None:
+        """A call that breaks for days stays small, and its end says whom to ask (continuity.md I8)."""
+        book = in_call(client_idle=0) >> audio(0.02) << up(0, 0.02)
+        latest = [f"rid-{number}" for number in range(MOST_IDS)]
+        for rid in ["early", *latest]:
+            book = book >> lost() << ... >> wait(5.0) << ... >> opened(rid) << ...
+        assert book.session.stream.request_ids == latest
+        book = book >> said(CLOSE) << ... >> heard(final(0, 0.02, rid=latest[-1])) << ...
+        book >> heard(metadata(0.02, rid=latest[-1])) >> lost(1000)
+        ids = {"upstream_request_ids": latest, "synthetic_fields": ["duration"]}
+        book << told(type="Metadata", request_id="rid", gateway=ids) << ...
 
     def test_finals_that_skip_a_stretch(self) -> None:
         """Another connection hears the stretch again; if it skips it too, that is said (faults.md 25)."""
