@@ -62,11 +62,11 @@ class Callbacks:
         if self.notifier is not None:
             await self.notifier.close()
 
-    async def check(self, url: str) -> None:
+    async def check(self, principal: str, url: str) -> None:
         """Whether the end of a job could be told there. Raises TargetError."""
         if self.notifier is None:
             raise TargetError("callbacks are not available without a store")
-        await self.notifier.check(url)
+        await self.notifier.check(principal, url)
 
     def session_ended(self, session: Session) -> Delivery | None:
         """The callback that tells of it, to be written with the session's row; None: nobody wants to know."""

@@ -115,11 +115,11 @@ class Notifier:
         """There are new rows, committed."""
         self._woken.set()
 
-    async def check(self, url: str) -> None:
+    async def check(self, principal: str, url: str) -> None:
         """Whether a callback to `url` would be taken. Raises TargetError."""
         if not self._secrets:
             raise TargetError(UNSIGNED)
-        await self._targets.check(url)
+        await self._targets.check(principal, url)
 
     def prepare(self, principal: str, url: str, event: str, data: bytes) -> Delivery:
         """A row for `deliveries.insert`, beside what it tells of; then `wake`. `data` is JSON."""
@@ -222,7 +222,9 @@ class Notifier:
                 "webhook-timestamp": str(int(now)),
                 "webhook-signature": signature(self._secrets, delivery.id, int(now), delivery.body),
             }
-            reply = await self._targets.post(delivery.url, delivery.body, headers, self._config.timeout)
+            reply = await self._targets.post(
+                delivery.principal, delivery.url, delivery.body, headers, self._config.timeout
+            )
         self._metrics.callback_attempts.add(f"{reply.status // 100}xx" if reply.status else "unanswered")
         with contextlib.suppress(StoreError):
             await self._judge(delivery, reply)

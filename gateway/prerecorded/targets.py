@@ -37,8 +37,10 @@ LOOKUP_SECONDS: Final = 2.0
 """For resolving a name. A refusal at intake takes just as long, whatever its cause."""
 LOOKUPS: Final = 64
 """Names that are resolved at once."""
+LOOKUPS_OF_PRINCIPAL: Final = 32
+"""For one principal: names that hang, of however many domains, must leave places for the others."""
 LOOKUPS_OF_DOMAIN: Final = 16
-"""Of one domain: whoever has names that hang must not take all places."""
+"""Of one domain for one principal: its other names need not wait for those that hang."""
 NOT_NOW: Final = "cannot be looked up now, since too many others are"
 CONNECT_SECONDS: Final = 3.0
 """TCP and TLS; long enough for one lost SYN."""
@@ -76,7 +78,10 @@ class Fetched(NamedTuple):
 
 
 class Targets:
-    """Judges addresses and connects to those that may be. `own_ports`: where this process listens (S44)."""
+    """Judges addresses and connects to those that may be. `own_ports`: where this process listens (S44).
+
+    A `principal` is whose address it is: each has its share of what is looked up at once.
+    """
 
     def __init__(
         self, config: CallbackConfig, own_ports: Callable[[], Collection[int]], lookup: Lookup | None = None
@@ -86,8 +91,9 @@ class Targets:
         self._own_ports = own_ports
         self._lookup = lookup or _resolve
         self._places = asyncio.Semaphore(LOOKUPS)
-        self._shares: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()  # by domain
-        self._looking: dict[str, asyncio.Task[Sequence[str]]] = {}  # by host
+        self._shares: WeakValueDictionary[tuple[str, str], asyncio.Semaphore] = WeakValueDictionary()
+        """By principal and domain, "" for all of a principal's."""
+        self._looking: dict[tuple[str, str], asyncio.Task[Sequence[str]]] = {}  # by principal and host
         self._tls = ssl.create_default_context()
         if config.ca_file:
             self._tls.load_verify_locations(config.ca_file)
@@ -96,7 +102,7 @@ class Targets:
         """What can be told without asking anyone; for more, `check`. Raises TargetError."""
         return judge(url, self._rules)
 
-    async def check(self, url: str) -> Target:
+    async def check(self, principal: str, url: str) -> Target:
         """Whether `url` may be connected to now; at intake, so that the caller hears of it.
 
         Refused, unknown and unresolvable look alike, and take equally long (S40). Raises TargetError, and
@@ -106,18 +112,20 @@ class Targets:
         loop = asyncio.get_running_loop()
         answer_at = loop.time() + LOOKUP_SECONDS
         try:
-            await self._addresses(target)
+            await self._addresses(principal, target)
         except TargetError:
             await asyncio.sleep(answer_at - loop.time())
             raise
         return target
 
-    async def post(self, url: str, body: bytes, headers: Mapping[str, str], seconds: float) -> Reply:
+    async def post(
+        self, principal: str, url: str, body: bytes, headers: Mapping[str, str], seconds: float
+    ) -> Reply:
         """One POST in at most `seconds`, no redirect followed. The error is fit for whoever named the URL."""
         try:
             async with (
                 asyncio.timeout(seconds),
-                self._request("POST", self.judge(url), headers, body) as response,
+                self._request(principal, "POST", self.judge(url), headers, body) as response,
             ):
                 await _drain(response)
                 return Reply(response.status, retry_after=_retry_after(response))
@@ -128,7 +136,13 @@ class Targets:
 
     @contextlib.asynccontextmanager
     async def fetch(
-        self, url: str, *, max_bytes: int, seconds: float, headers: Mapping[str, str] | None = None
+        self,
+        principal: str,
+        url: str,
+        *,
+        max_bytes: int,
+        seconds: float,
+        headers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[Fetched]:
         """A recording from `url`, at most `max_bytes` of it in `seconds`, over at most three redirects.
 
@@ -140,7 +154,8 @@ class Targets:
         try:
             async with asyncio.timeout(seconds), contextlib.AsyncExitStack() as stack:
                 for _ in range(MOST_REDIRECTS + 1):
-                    response = await stack.enter_async_context(self._request("GET", target, given))
+                    request = self._request(principal, "GET", target, given)
+                    response = await stack.enter_async_context(request)
                     if response.status not in REDIRECTS:
                         yield _fetched(response, max_bytes)
                         return
@@ -165,13 +180,13 @@ class Targets:
             raise TargetError("redirects from https to http")
         return found
 
-    async def _addresses(self, target: Target) -> frozenset[IPv4Address | IPv6Address]:
+    async def _addresses(self, principal: str, target: Target) -> frozenset[IPv4Address | IPv6Address]:
         """Where a connection for `target` may go. One address that may not be is enough to refuse all."""
         literal = target.literal
         found: Sequence[str] = (target.host,)
         if literal is None:
             try:
-                found = await self._found(target)
+                found = await self._found(principal, target)
             except (OSError, ValueError):  # TimeoutError is one; ValueError: what IDNA cannot encode
                 raise TargetError(NOT_FROM_HERE) from None
         is_ours = target.port in self._own_ports()
@@ -181,17 +196,21 @@ class Targets:
             raise TargetError(NOT_FROM_HERE)
         return frozenset(map(ip_address, found))
 
-    async def _found(self, target: Target) -> Sequence[str]:
-        """What its name resolves to; who asks at the same time shares that. Raises TargetBusy, OSError."""
-        looking = self._looking.get(target.host)
+    async def _found(self, principal: str, target: Target) -> Sequence[str]:
+        """What its name resolves to; a principal that asks again meanwhile shares that.
+
+        Not several of them: one would wait in another's places. Raises TargetBusy, OSError.
+        """
+        key = principal, target.host
+        looking = self._looking.get(key)
         if looking is None:
-            looking = self._looking[target.host] = asyncio.create_task(self._ask(target))
-            looking.add_done_callback(lambda _: self._looking.pop(target.host))
+            looking = self._looking[key] = asyncio.create_task(self._ask(principal, target))
+            looking.add_done_callback(lambda _: self._looking.pop(key))
             looking.add_done_callback(_noticed)
         return await asyncio.shield(looking)
 
-    async def _ask(self, target: Target) -> Sequence[str]:
-        free = await self._place(".".join(target.host.rsplit(".", 2)[-2:]))
+    async def _ask(self, principal: str, target: Target) -> Sequence[str]:
+        free = await self._place(principal, ".".join(target.host.rsplit(".", 2)[-2:]))
         answer = asyncio.ensure_future(self._lookup(target.host, target.port))
         answer.add_done_callback(
             lambda _: free()
@@ -200,27 +219,41 @@ class Targets:
         async with asyncio.timeout(LOOKUP_SECONDS):
             return await asyncio.shield(answer)
 
-    async def _place(self, domain: str) -> Callable[[], None]:
-        """Gives a place back. Raises TargetBusy when none becomes free."""
-        share = self._shares.get(domain)
-        if share is None:
-            share = self._shares[domain] = asyncio.Semaphore(LOOKUPS_OF_DOMAIN)
+    async def _place(self, principal: str, domain: str) -> Callable[[], None]:
+        """Gives a place back. Raises TargetBusy when none becomes free.
+
+        The smallest share comes first: who waits there holds no place in a larger one.
+        """
+        domains = self._share(principal, domain, LOOKUPS_OF_DOMAIN)
+        own = self._share(principal, "", LOOKUPS_OF_PRINCIPAL)
         with contextlib.ExitStack() as taken:
             try:
                 async with asyncio.timeout(LOOKUP_SECONDS):
-                    for places in (share, self._places):
+                    for places in (domains, own, self._places):
                         await places.acquire()
                         taken.callback(places.release)
             except TimeoutError:
                 raise TargetBusy(NOT_NOW) from None
             return taken.pop_all().close
 
+    def _share(self, principal: str, domain: str, most: int) -> asyncio.Semaphore:
+        """Kept for as long as somebody has a place of it, or waits for one."""
+        share = self._shares.get((principal, domain))
+        if share is None:
+            share = self._shares[principal, domain] = asyncio.Semaphore(most)
+        return share
+
     @contextlib.asynccontextmanager
     async def _request(
-        self, method: str, target: Target, headers: Mapping[str, str], body: bytes | None = None
+        self,
+        principal: str,
+        method: str,
+        target: Target,
+        headers: Mapping[str, str],
+        body: bytes | None = None,
     ) -> AsyncIterator[ClientResponse]:
         """Raises TargetError for whatever keeps an answer from coming."""
-        judged = await self._addresses(target)
+        judged = await self._addresses(principal, target)
 
         def socket_for(address: AddrInfoType) -> socket.socket:
             """Every connection comes by here; one to a literal address asks no resolver (M6)."""

@@ -12,7 +12,7 @@ import msgspec
 from aiohttp import BodyPartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from gateway.auth import Authenticator
+from gateway.auth import Authenticator, Principal
 from gateway.config import Config
 from gateway.deepgram.errors import Refusal
 from gateway.deepgram.query import ListenQuery
@@ -50,8 +50,8 @@ NO_MEDIA_TYPE: Final = Refusal(415, "UNSUPPORTED_MEDIA_TYPE", "Content-Type: is 
 _NO_FORM: Final = (ValueError, AssertionError, LookupError, HttpProcessingError, web.RequestPayloadError)
 """What aiohttp's reader raises for what is no form, or none of its own boundary."""
 
-Check = Callable[[str], Awaitable[object]]
-"""Judges an address from outside; raises TargetError."""
+Check = Callable[[str, str], Awaitable[object]]
+"""Judges an address from outside that a principal named; raises TargetError."""
 
 
 class Recording(msgspec.Struct, frozen=True):
@@ -132,20 +132,20 @@ class Intake:
             await self._judge(file, wanted, "body")
             yield Recording(wanted, file, media_type)
 
-    async def check(self, wanted: TranscribeRequest) -> None:
+    async def check(self, caller: Principal, wanted: TranscribeRequest) -> None:
         """Whether the addresses in a request may be gone to. Raises BadField."""
         for field in self._checks:
             address = getattr(wanted, field)
-            if address and (problem := await self.problem(field, address)):
+            if address and (problem := await self.problem(caller, field, address)):
                 raise BadField(field, problem)
 
-    async def problem(self, field: str, address: str) -> str:
+    async def problem(self, caller: Principal, field: str, address: str) -> str:
         """What is wrong with the `url` or `callback` of a request; nothing if it may be gone to.
 
         Raises TargetBusy.
         """
         try:
-            await self._checks[field](address)
+            await self._checks[field](caller.id, address)
         except TargetBusy:
             raise
         except TargetError as exc:

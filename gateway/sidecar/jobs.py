@@ -158,7 +158,7 @@ class JobRoutes:
             return await self._submit_json(request, query, caller)
         async with self._intake.recording(request, query) as recording:
             job = self.make(_a_job(recording.wanted), caller)
-            await self._intake.check(recording.wanted)
+            await self._intake.check(caller, recording.wanted)
             return accepted(await self.submit(job, recording.file, recording.media_type))
 
     async def _list(self, request: web.Request, caller: Principal) -> web.StreamResponse:
@@ -235,7 +235,7 @@ class JobRoutes:
             raise BadField("jobs", "send the array of jobs as the body itself")
         wanted = _by_url(said, query)
         job = self.make(wanted, caller)
-        await self._intake.check(wanted)
+        await self._intake.check(caller, wanted)
         return accepted(await self.submit(job))
 
     async def _submit_many(self, said: list[Any], query: ListenQuery, caller: Principal) -> list[Job]:
@@ -259,7 +259,7 @@ class JobRoutes:
             except BadField as exc:
                 errors.append(Wrong(index, exc.field, str(exc)))
         if not errors:
-            errors = await self._judged(jobs)
+            errors = await self._judged(caller, jobs)
         if errors:
             first = f"{len(errors)} of {len(said)} jobs are wrong; [{errors[0].index}] {errors[0].message}"
             raise Refused(Refusal(400, "INVALID_JOBS", first), errors)
@@ -311,7 +311,7 @@ class JobRoutes:
             created_at=now,
         )
 
-    async def _judged(self, jobs: Sequence[Job]) -> list[Wrong]:
+    async def _judged(self, caller: Principal, jobs: Sequence[Job]) -> list[Wrong]:
         """What is wrong with the addresses in `jobs`; each is looked at once."""
         fields = ("url", "callback")
         named = [(n, field, getattr(job, field)) for n, job in enumerate(jobs) for field in fields]
@@ -321,7 +321,7 @@ class JobRoutes:
             for number, one in enumerate(asked):
                 if number % SLICE == 0:
                     await asyncio.sleep(0)
-                judging.append(asyncio.create_task(self._intake.problem(*one)))
+                judging.append(asyncio.create_task(self._intake.problem(caller, *one)))
             found = await asyncio.gather(*judging)
         finally:
             for task in judging:

@@ -128,10 +128,10 @@ class Transcribe:
         self, request: web.Request, caller: Principal, recording: Recording
     ) -> web.StreamResponse:
         self._may_be_called(recording.wanted)
-        await self._intake.check(recording.wanted)
+        await self._intake.check(caller, recording.wanted)
         choice = await self._choose(recording)
         if choice.route == "stream":
-            return await self._stream(request, recording, choice)
+            return await self._stream(request, caller, recording, choice)
         if choice.route == "sync":
             return await self._at_once(request, caller, recording, choice)
         return await self._submit(caller, recording, choice.route, choice.reason)
@@ -230,8 +230,10 @@ class Transcribe:
 
     # Live
 
-    async def _stream(self, request: web.Request, recording: Recording, choice: Choice) -> web.StreamResponse:
-        async with self._audio(recording) as file:
+    async def _stream(
+        self, request: web.Request, caller: Principal, recording: Recording, choice: Choice
+    ) -> web.StreamResponse:
+        async with self._audio(caller, recording) as file:
             query = _with_wish(recording.wanted).raw
             host, port = self._client_port()
             url = f"ws://{host}:{port}/v1/listen" + (f"?{query}" if query else "")
@@ -264,7 +266,7 @@ class Transcribe:
         return response
 
     @contextlib.asynccontextmanager
-    async def _audio(self, recording: Recording) -> AsyncIterator[SpoolFile]:
+    async def _audio(self, caller: Principal, recording: Recording) -> AsyncIterator[SpoolFile]:
         """The recording here, fetched if it is elsewhere."""
         if recording.file is not None:
             yield recording.file
@@ -273,7 +275,8 @@ class Transcribe:
         async with self._spool.open() as file:
             try:
                 url = recording.wanted.url or ""
-                async with self._targets.fetch(url, max_bytes=limit, seconds=seconds) as fetched:
+                fetching = self._targets.fetch(caller.id, url, max_bytes=limit, seconds=seconds)
+                async with fetching as fetched:
                     async for chunk in fetched.chunks:
                         await file.write(chunk)
             except TargetError as exc:

@@ -27,7 +27,7 @@ async def test_without_a_store() -> None:
         made = callbacks(tasks)
         assert made.notifier is None
         with pytest.raises(TargetError, match=r"without a store$"):
-            await made.check("https://hooks.example/")
+            await made.check("p", "https://hooks.example/")
         await made.start()
         await made.close()
 

@@ -275,7 +275,7 @@ async def test_where_nobody_may_go(post: Post) -> None:
     with pytest.raises(TargetError, match=NOT_FROM_HERE):
         await strict.add("p", inside.url(), "e", b"1")
     with pytest.raises(TargetError, match=NOT_FROM_HERE):
-        await strict.check(inside.url("/", "localhost"))
+        await strict.check("p", inside.url("/", "localhost"))
     await strict.close()
     open_one = post.notifier(give_up=0.3)
     row = await post.ended(await open_one.add("p", outside.url("/hook"), "e", b"1"))
@@ -297,7 +297,7 @@ async def test_without_a_secret(post: Post) -> None:
     """S43: nothing leaves unsigned; what was taken before waits for a secret."""
     receiver = await post.receiver()
     mute = post.notifier(secrets=())
-    for refused in (mute.check(receiver.url()), mute.add("p", receiver.url(), "e", b"1")):
+    for refused in (mute.check("p", receiver.url()), mute.add("p", receiver.url(), "e", b"1")):
         with pytest.raises(TargetError, match=r"callback\.secrets_file is not set"):
             await refused
     delivery = mute.prepare("p", receiver.url(), "e", b"1")

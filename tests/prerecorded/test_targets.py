@@ -55,7 +55,7 @@ def reaching(
 
 
 async def post(targets: Targets, url: str, seconds: float = 5.0) -> module.Reply:
-    return await targets.post(url, b"{}", {"webhook-id": "1"}, seconds)
+    return await targets.post("p", url, b"{}", {"webhook-id": "1"}, seconds)
 
 
 async def test_a_post_arrives(receiver: Receiver) -> None:
@@ -73,7 +73,7 @@ async def test_rebinding(receiver: Receiver) -> None:
     names = Names(PUBLIC, "127.0.0.1")
     targets = reaching(receiver, names=names, allow=())
     url = receiver.url("/", "rebind.example")
-    await targets.check(url)
+    await targets.check("p", url)
     assert await post(targets, url) == (None, NOT_FROM_HERE, 0.0)
     assert (len(names.asked), receiver.connections) == (2, 0)
 
@@ -129,7 +129,7 @@ async def test_ourselves(receiver: Receiver, host: str) -> None:
 async def test_our_port_elsewhere() -> None:
     """S44: another machine may listen on a port of the same number."""
     targets = Targets(CallbackConfig(), lambda: [443], Names(PUBLIC))
-    assert (await targets.check("https://hooks.example/")).host == "hooks.example"
+    assert (await targets.check("p", "https://hooks.example/")).host == "hooks.example"
 
 
 @pytest.mark.parametrize("found", ["127.0.0.1", "none", "hang"])
@@ -139,7 +139,7 @@ async def test_refusals_look_alike(monkeypatch: pytest.MonkeyPatch, found: str) 
     targets = Targets(CallbackConfig(), tuple, Names(found))
     begun = time.monotonic()
     with pytest.raises(TargetError, match=NOT_FROM_HERE):
-        await targets.check("https://hooks.example/")
+        await targets.check("p", "https://hooks.example/")
     assert 0.29 < time.monotonic() - begun < 0.9
 
 
@@ -231,13 +231,13 @@ async def test_tls_from_nobody(authority: trustme.CA) -> None:
 async def fetched(
     targets: Targets, url: str, max_bytes: int = 1000, seconds: float = 3.0, **keys: Any
 ) -> bytes:
-    async with targets.fetch(url, max_bytes=max_bytes, seconds=seconds, **keys) as recording:
+    async with targets.fetch("p", url, max_bytes=max_bytes, seconds=seconds, **keys) as recording:
         return b"".join([chunk async for chunk in recording.chunks])
 
 
 async def test_a_fetch(receiver: Receiver) -> None:
     """What a recording's address gives, with what is said of it."""
-    async with reaching(receiver).fetch(receiver.url("/a"), max_bytes=1000, seconds=3.0) as recording:
+    async with reaching(receiver).fetch("p", receiver.url("/a"), max_bytes=1000, seconds=3.0) as recording:
         assert (recording.media_type, recording.size) == ("audio/wav", 5)
         assert b"".join([chunk async for chunk in recording.chunks]) == b"audio"
 
@@ -337,9 +337,9 @@ class Hanging:
         return [PUBLIC]
 
 
-async def refusal(targets: Targets, host: str) -> type[TargetError] | None:
+async def refusal(targets: Targets, host: str, principal: str = "p") -> type[TargetError] | None:
     try:
-        await targets.check(f"https://{host}/")
+        await targets.check(principal, f"https://{host}/")
     except TargetError as exc:
         return type(exc)
     return None
@@ -357,6 +357,23 @@ async def test_names_that_hang(monkeypatch: pytest.MonkeyPatch) -> None:
     hanging.over.set()
     await asyncio.sleep(0)
     assert await refusal(targets, "more.evil.example") is None
+
+
+async def test_many_domains_that_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    """S35: whoever has names that hang in many domains takes its own places, and nobody else's."""
+    monkeypatch.setattr(module, "LOOKUP_SECONDS", 0.2)
+    hanging = Hanging()
+    targets = Targets(CallbackConfig(), tuple, hanging)
+    evil = [f"a{n}.d{n}evil.example" for n in range(2 * module.LOOKUPS)]
+    asking = asyncio.gather(*(refusal(targets, host, "mallory") for host in evil))
+    await asyncio.sleep(0)
+    others = [refusal(targets, f"good{n}.example", "alice") for n in range(8)]
+    assert await asyncio.gather(*others, refusal(targets, evil[-1], "bob")) == [None] * 8 + [TargetError]
+    assert (await asyncio.wait_for(asking, 5)).count(TargetError) == module.LOOKUPS_OF_PRINCIPAL
+    assert await refusal(targets, "good.example", "mallory") is TargetBusy
+    hanging.over.set()
+    await asyncio.sleep(0)
+    assert await refusal(targets, "good.example", "mallory") is None
 
 
 async def test_no_place_is_not_the_names_fault(monkeypatch: pytest.MonkeyPatch) -> None:

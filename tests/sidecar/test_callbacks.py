@@ -171,7 +171,7 @@ async def test_our_own_ports(stand: Stand, tmp_path: Path) -> None:
     gateway = await gateway_for(stand, tmp_path, *range(1024, 65536))
     ports = (gateway.address[1], gateway.sidecar_address[1])
     urls = [f"http://{host}:{port}/" for port in ports for host in ("127.0.0.1", "127.1.2.3")]
-    checks = [notifier_of(gateway).check(url) for url in urls]
+    checks = [notifier_of(gateway).check("p", url) for url in urls]
     told = await asyncio.gather(*checks, return_exceptions=True)
     assert [(type(one), str(one)) for one in told] == [(TargetError, NOT_FROM_HERE)] * 4
 
