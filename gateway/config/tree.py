@@ -76,6 +76,7 @@ class SidecarConfig(_Section, frozen=True):
         int,
         Meta(
             ge=0,
+            le=10_000,
             description="Most who watch live calls at once (/v1/sessions/{id}/events), and as many who "
             "watch jobs.",
         ),

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, Protocol
 
 from gateway.config import JobsConfig
@@ -19,6 +20,7 @@ from gateway.prerecorded.worker import Ended, Worker
 from gateway.store import jobs as rows
 from gateway.store.databases import Connection
 from gateway.store.job import STATES, TERMINAL, Job, JobState
+from gateway.store.jobs import Mark
 from gateway.store.store import Store
 
 WATCH_SECONDS: Final = 2.0
@@ -27,7 +29,7 @@ PURGE_SECONDS: Final = 60.0
 PURGED: Final = 500
 """Jobs that are deleted in one transaction."""
 LOOK_SECONDS: Final = 1.0
-"""Between two looks at a job that somebody watches: another process may run it."""
+"""Between two looks at the jobs that somebody watches: another process may run them."""
 _REQUEST: Final = (
     "principal",
     "url",
@@ -65,25 +67,45 @@ class JobQueue(Protocol):
         """Lets go of every connection and task."""
 
 
-class Changes:
-    """Wakes whoever watches a job when something happens to it in this process."""
+class Watcher:
+    """Somebody who watches a job: `mark` is what was seen of it last, `changed` says that there is more."""
 
     def __init__(self) -> None:
-        self._watched: dict[str, set[asyncio.Event]] = {}
+        self.mark: Mark | None = None
+        self.changed = asyncio.Event()
+
+
+class Changes:
+    """Wakes whoever watches a job when something happens to it, in this process or in another."""
+
+    def __init__(self) -> None:
+        self._watched: dict[str, set[Watcher]] = {}
+
+    @property
+    def watched(self) -> list[str]:
+        """The ids of the jobs that somebody watches."""
+        return list(self._watched)
 
     def announce(self, job: Job) -> None:
-        for event in self._watched.get(job.id, ()):
-            event.set()
+        """This process changed it."""
+        for watcher in self._watched.get(job.id, ()):
+            watcher.changed.set()
+
+    def compare(self, marks: Mapping[str, Mark]) -> None:
+        """What the store has of the jobs that are watched; one that is missing is gone, or not known now."""
+        for job_id, watchers in self._watched.items():
+            for watcher in watchers:
+                if watcher.mark != marks.get(job_id):
+                    watcher.changed.set()
 
     @contextlib.contextmanager
-    def watch(self, job_id: str) -> Iterator[asyncio.Event]:
-        """An event that is set by each change."""
-        event = asyncio.Event()
-        self._watched.setdefault(job_id, set()).add(event)
+    def watch(self, job_id: str) -> Iterator[Watcher]:
+        watcher = Watcher()
+        self._watched.setdefault(job_id, set()).add(watcher)
         try:
-            yield event
+            yield watcher
         finally:
-            self._watched[job_id].discard(event)
+            self._watched[job_id].discard(watcher)
             if not self._watched[job_id]:
                 del self._watched[job_id]
 
@@ -194,20 +216,39 @@ class Jobs:
 
     async def states(self, job_id: str, principal: str) -> AsyncGenerator[Job, None]:
         """The job, and again with each new state or attempt, until it has ended. Raises StoreError."""
-        seen: tuple[JobState, int] | None = None
-        with self._changes.watch(job_id) as changed:
+        with self._changes.watch(job_id) as watcher:
             while job := await self.get(job_id, principal):
-                if (job.state, job.attempts) != seen:
-                    seen = job.state, job.attempts
+                if (mark := (job.state, job.attempts)) != watcher.mark:
+                    watcher.mark = mark
                     yield job
                 if job.state in TERMINAL:
                     return
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(changed.wait(), LOOK_SECONDS)
-                changed.clear()
+                await watcher.changed.wait()
+                watcher.changed.clear()
 
     async def watch(self) -> None:
-        """Looks after jobs of dead workers, deletes what is old, counts; until cancelled."""
+        """Looks after jobs of dead workers, deletes what is old, counts, and tells those who watch jobs of
+        what others did to them; until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._tend())
+            tasks.create_task(self._look())
+
+    async def _look(self) -> None:
+        """One question for all that is watched, however many watch."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            if not (watched := self._changes.watched):
+                continue
+            marks: dict[str, Mark] = {}  # with the store down all are woken, and hear of it themselves
+            try:
+                marks = await self._store.read(partial(rows.marks, job_ids=watched))
+            except StoreError as exc:
+                self._log.debug("jobs.not_looked_at", reason=str(exc))
+            except Exception:
+                self._log.exception("jobs.defect")
+            self._changes.compare(marks)
+
+    async def _tend(self) -> None:
         purge_at = 0.0
         while True:
             try:

@@ -17,6 +17,9 @@ from gateway.store.job import Job, JobError, JobRoute, JobState
 from gateway.store.schema import JOBS
 from gateway.store.store import Store
 
+Mark = tuple[JobState, int]
+"""How far a job has come: its state, and how many attempts it took."""
+
 _SETTLED: Final = (
     *("state", "max_attempts", "reruns", "run_at", "lease_until", "worker", "duration", "error", "result"),
     *("request_id", "ended_at"),
@@ -136,6 +139,12 @@ async def retry(
 async def get(connection: Connection, job_id: str) -> Job | None:
     """The job with its result."""
     return _one(await connection.execute(select(JOBS).where(JOBS.c.id == job_id)))
+
+
+async def marks(connection: Connection, job_ids: Iterable[str]) -> dict[str, Mark]:
+    """How far those of these jobs that are there have come, by id."""
+    wanted = select(JOBS.c.id, JOBS.c.state, JOBS.c.attempts).where(JOBS.c.id.in_(list(job_ids)))
+    return {row.id: (row.state, row.attempts) for row in await connection.execute(wanted)}
 
 
 async def find(connection: Connection, job_ids: Iterable[str]) -> dict[str, Job]:

@@ -6,12 +6,14 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gateway.config import JobsConfig
 from gateway.errors import StoreError
 from gateway.prerecorded import queue
+from gateway.store import jobs as rows
 from gateway.store.job import Job
 from tests.fakes.hosts import Host, Place, done
 from tests.fakes.stand import eventually
@@ -64,6 +66,38 @@ async def test_states_are_told(host: Host) -> None:
     await host.worker.run(claimed)
     await asyncio.wait_for(watching, 2)
     assert told == ["queued", "running", "succeeded"]
+
+
+async def test_one_question_for_all_who_watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many watch; and what another process does to their jobs is told."""
+    monkeypatch.setattr(queue, "LOOK_SECONDS", 0.02)
+    place = Place(f"sqlite:///{tmp_path}/gateway.db", JobsConfig())
+    host, other = await Host.start(place, None), await Host.start(place, None)
+    jobs = await host.submit(10)
+    told: list[str] = []
+
+    async def watch(job: Job) -> None:
+        async for now in host.jobs.states(job.id, "p"):
+            told.append(now.state)
+
+    watching = [asyncio.create_task(watch(job)) for job in jobs * 3]
+    await eventually(lambda: len(told) == 30)
+    asked: list[object] = []
+    read = host.store.read
+
+    async def noted(op: Any) -> Any:
+        asked.append(getattr(op, "func", op))
+        return await read(op)
+
+    with monkeypatch.context() as watched:
+        watched.setattr(host.store, "read", noted)
+        await eventually(lambda: asked.count(rows.marks) >= 6)
+    assert len(asked) <= 10  # beside those some that count all jobs
+    await finish(other, 10)
+    await asyncio.wait_for(asyncio.gather(*watching), 5)
+    assert (told.count("queued"), told.count("succeeded")) == (30, 30)
+    await other.stop()
+    await host.stop()
 
 
 async def test_nothing_is_taken_without_a_store(host: Host) -> None:
