@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
+from aiohttp.typedefs import Middleware
+
 from gateway import __version__
 from gateway.app.callbacks import Callbacks
 from gateway.app.jobs import JobRoom
 from gateway.app.recordings import Recordings
+from gateway.config import is_loopback
 from gateway.deepgram.errors import Refusal
 from gateway.errors import ConfigError, reason
 from gateway.live.exchange import Exchange
@@ -18,6 +21,7 @@ from gateway.sidecar.callbacks import DeliveryRoutes
 from gateway.sidecar.intake import Intake
 from gateway.sidecar.jobs import JobRoutes
 from gateway.sidecar.listen import Listen
+from gateway.sidecar.pages import own_pages_only
 from gateway.sidecar.receiver import ReceiverRoutes
 from gateway.sidecar.sessions import SessionRoutes
 from gateway.sidecar.transcribe import Transcribe
@@ -63,9 +67,18 @@ class HttpPorts:
             both += [*job_routes.operations(), *self._receiver_routes(jobs).operations()]
         own = [] if worker else [*both, *self._stored(store)]
         timeout, new_id = exchange.config.sidecar.header_timeout, exchange.mint_request_id
-        self.paths = HttpServer(build_deepgram_paths(new_request_id=new_id, operations=both), timeout)
-        sidecar = build(status, exchange.metrics, version=__version__, new_request_id=new_id, operations=own)
-        self._sidecar = HttpServer(sidecar, timeout)
+        server, sidecar = exchange.config.server, exchange.config.sidecar
+        paths = build_deepgram_paths(new_request_id=new_id, pages=self._pages(server.host), operations=both)
+        self.paths = HttpServer(paths, timeout)
+        operators = build(
+            status,
+            exchange.metrics,
+            version=__version__,
+            new_request_id=new_id,
+            pages=self._pages(sidecar.host),
+            operations=own,
+        )
+        self._sidecar = HttpServer(operators, timeout)
         self.address = ("", 0)
         exchange.metrics.on_scrape(self._measure)
 
@@ -87,6 +100,16 @@ class HttpPorts:
         await self.uploads.idle.wait()
 
     # On both ports
+
+    def _pages(self, host: str) -> Middleware:
+        """For a port at `host`, which may be called by that, too."""
+        server = self._exchange.config.server
+        return own_pages_only(
+            server.origins,
+            (*server.hosts, host),
+            is_local=is_loopback(host),
+            new_request_id=self._exchange.mint_request_id,
+        )
 
     def _listen_route(self) -> Listen:
         exchange = self._exchange

@@ -59,6 +59,9 @@ def _port_problems(config: Config) -> Iterator[tuple[str, str]]:
             yield "server.host", f"auth.mode 'none' lets anyone call: {rule}"
         if not is_loopback(sidecar.host):
             yield "sidecar.host", f"auth.mode 'none' lets anyone read and delete what is stored: {rule}"
+    for index, name in enumerate(server.hosts):
+        if name != "*" and not _HOST_NAME.fullmatch(name):
+            yield f"server.hosts[{index}]", "must be a host name without a port, or '*'"
     if (server.host, server.port) == (sidecar.host, sidecar.port) and server.port:
         yield "sidecar.port", "is the client port (server.port) of the same host"
 

@@ -31,6 +31,13 @@ class ServerConfig(_Section, frozen=True):
             description='Origins of browser pages that may open calls, beside this machine\'s; "*" for any.'
         ),
     ] = ()
+    hosts: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Names by which browsers may call either port (Host), beside IP addresses, localhost "
+            'and, beyond loopback, names without a dot; "*" for any.'
+        ),
+    ] = ()
     batch_ms: Annotated[
         Annotated[int, Meta(ge=0, le=250)] | Literal["auto"],
         Meta(

@@ -74,7 +74,7 @@ CALLBACK: Final = Refusal(
     "callback: live results go to the caller only; see session.allow_callback.",
 )
 DRAINING: Final = Refusal(503, "Service Unavailable", "The gateway is shutting down.", retry_after=1)
-FOREIGN_ORIGIN: Final = Refusal(403, "FORBIDDEN", "This Origin may not open calls; see server.origins.")
+FOREIGN_ORIGIN: Final = Refusal(403, "FORBIDDEN", "Pages of this Origin may not call; see server.origins.")
 
 
 class FrontDoor:

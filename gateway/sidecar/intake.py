@@ -17,7 +17,6 @@ from gateway.config import Config
 from gateway.deepgram.errors import Refusal
 from gateway.deepgram.query import ListenQuery
 from gateway.errors import TargetBusy, TargetError
-from gateway.live.front import FOREIGN_ORIGIN, origin_allowed
 from gateway.metrics import Metrics
 from gateway.prerecorded import probe
 from gateway.prerecorded.request import BadField, TranscribeRequest, read
@@ -89,8 +88,6 @@ class Intake:
 
     def may_come(self, request: web.Request) -> None:
         """What can be said before a byte of the body is read. Raises UploadRefused."""
-        if not origin_allowed(request.headers.get("Origin"), self._config.server.origins):
-            raise UploadRefused("origin", FOREIGN_ORIGIN)
         if problem := self._closed():
             raise UploadRefused("draining", problem)
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":

@@ -14,7 +14,6 @@ from gateway.deepgram.errors import Refusal
 from gateway.deepgram.headers import forwarded
 from gateway.deepgram.query import ListenQuery
 from gateway.errors import ClientError, UpstreamError, UpstreamTimeout
-from gateway.live.front import FOREIGN_ORIGIN, origin_allowed
 from gateway.metrics import Metrics
 from gateway.prerecorded.spool import SpoolFull
 from gateway.prerecorded.sync import Order, Sync
@@ -129,8 +128,6 @@ class Listen:
     def _objection(self, request: web.Request) -> UploadRefused | None:
         """What can be said before a byte of the body is read."""
         limits = self._config.prerecorded
-        if not origin_allowed(request.headers.get("Origin"), self._config.server.origins):
-            return UploadRefused("origin", FOREIGN_ORIGIN)
         closed = self._closed()
         if closed is not None:
             return UploadRefused("draining", closed)

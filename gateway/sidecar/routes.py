@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from gateway.deepgram.errors import Refusal
 from gateway.metrics import Metrics
@@ -31,11 +32,12 @@ def build(
     *,
     version: str,
     new_request_id: Callable[[], str],
+    pages: Middleware,
     operations: Iterable[Operation] = (),
 ) -> web.Application:
     """`/healthz` `/readyz` `/metrics` `/version`, and `operations`, which `/openapi.json` describes.
 
-    `new_request_id` returns a fresh UUID for each refusal.
+    `new_request_id` returns a fresh UUID for each refusal; `pages` keeps those of other sites out.
     """
 
     async def healthz(_request: web.Request) -> web.Response:
@@ -53,7 +55,7 @@ def build(
     async def show_version(_request: web.Request) -> web.Response:
         return web.json_response({"name": "gateway", "version": version})
 
-    app = _application(new_request_id)
+    app = _application(new_request_id, pages)
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/metrics", scrape)
@@ -69,7 +71,7 @@ def build(
 
 
 def build_deepgram_paths(
-    *, new_request_id: Callable[[], str], operations: Iterable[Operation] = ()
+    *, new_request_id: Callable[[], str], pages: Middleware, operations: Iterable[Operation] = ()
 ) -> web.Application:
     """What the client port answers to requests that are not WebSocket upgrades: `operations`, and refusals.
 
@@ -86,7 +88,7 @@ def build_deepgram_paths(
         )
         return refusal(problem, new_request_id())
 
-    app = _application(new_request_id)
+    app = _application(new_request_id, pages)
     for path in LISTEN_PATHS:
         app.router.add_get(path, upgrade_required, allow_head=False)
     app.router.add_post("/v1/auth/grant", not_here)
@@ -94,8 +96,9 @@ def build_deepgram_paths(
     return app
 
 
-def _application(new_request_id: Callable[[], str]) -> web.Application:
-    app = web.Application(middlewares=[in_deepgrams_form(new_request_id)], client_max_size=MAX_BODY_BYTES)
+def _application(new_request_id: Callable[[], str], pages: Middleware) -> web.Application:
+    middlewares = [pages, in_deepgrams_form(new_request_id)]
+    app = web.Application(middlewares=middlewares, client_max_size=MAX_BODY_BYTES)
     app.on_response_prepare.append(_drop_server_name)
     return app
 

@@ -29,6 +29,14 @@ def test_validate_raises() -> None:
         validate(config)
 
 
+def test_hosts_are_names() -> None:
+    """As `Host` has them, but without a port."""
+    assert broken(server={"hosts": ["gw.example.com", "gateway", "*"]}) == []
+    wrong = ["https://gw.example.com", "gw.example.com:8081", "*.example.com", ""]
+    found = broken(server={"hosts": wrong})
+    assert [path for path, _ in found] == [f"server.hosts[{index}]" for index in range(4)]
+
+
 def test_a_journal_fits_the_queue_of_its_client() -> None:
     """Who comes back gets the whole journal at once."""
     found = broken(resume={"journal_bytes": 4_000_000})

@@ -201,4 +201,6 @@ async def scrape(gateway: Gateway) -> str:
 
 async def get(address: tuple[str, int], path: str) -> tuple[int, list[tuple[str, str]], bytes]:
     """One HTTP GET: status, headers with lower-case names, body."""
-    return await exchange(address, f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    return await exchange(
+        address, f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
+    )

@@ -30,7 +30,7 @@ def check(status: int, headers: Headers, body: bytes, wanted: int) -> None:
 
 
 def request(method: str, target: str, body: bytes = b"", *headers: str) -> bytes:
-    lines = [f"{method} {target} HTTP/1.1", "Host: x", *headers]
+    lines = [f"{method} {target} HTTP/1.1", "Host: localhost", *headers]
     lines += [f"Content-Length: {len(body)}"] if body else []
     return "\r\n".join([*lines, "", ""]).encode() + body
 
@@ -134,7 +134,7 @@ async def test_an_upgrade_after_a_request_is_no_call(stand: Stand) -> None:
     async with await WireClient.connect(gateway.address) as client:
         await client.send(request("GET", "/v1/listen"))
         await client.read_response()
-        await client.send(upgrade(f"/v1/listen?{LISTEN}"))
+        await client.send(upgrade(f"/v1/listen?{LISTEN}", [("Host", "localhost")]))
         await client.read_response()
         assert client.status == 426
     assert emulator.connections == []

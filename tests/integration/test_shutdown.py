@@ -106,7 +106,7 @@ async def test_an_idle_gateway_ends_quickly(stand: Stand, tmp_path: Path) -> Non
     loop = asyncio.get_running_loop()
     async with await launch(tmp_path, emulator.url, 30) as daemon:
         kept = await WireClient.connect(daemon.address)
-        await kept.send(b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n")
+        await kept.send(b"GET /x HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await kept.read_response()
         start = loop.time()
         daemon.signal()

@@ -189,7 +189,9 @@ async def test_however_it_comes(
 
 async def all_refused(gateway: Gateway, folder: Path, cuts: tuple[int, ...]) -> None:
     """`cuts` are places in the body at which it is cut."""
-    await exchange(gateway.sidecar_address, b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    await exchange(
+        gateway.sidecar_address, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    )
     await rows(gateway)
     tasks, files = len(asyncio.all_tasks()), open_files() + 2
     waiting = []

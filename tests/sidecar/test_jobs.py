@@ -213,7 +213,7 @@ async def test_who_watches_while_the_store_goes_down(
         client = Client(session, tmp_path / "spool")
         _, job = await client.upload()
         path = f"/v1/jobs/{job['id']}/events"
-        asked = f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+        asked = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
         async with await WireClient.connect(gateway.sidecar_address) as watcher:
             await watcher.send(asked)
             seen = await watcher.reader.readuntil(b"event: job")

@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 from aiohttp import ClientSession
+from aiohttp.typedefs import Middleware
 
 from gateway.metrics import Metrics
 from gateway.sidecar import HttpServer
+from gateway.sidecar.pages import own_pages_only
 from gateway.sidecar.routes import build, build_deepgram_paths
 
 
@@ -20,6 +22,10 @@ class FakeStatus:
         return self.answer
 
 
+def pages(request_id: str) -> Middleware:
+    return own_pages_only((), (), is_local=True, new_request_id=lambda: request_id)
+
+
 @pytest.fixture
 def status() -> FakeStatus:
     return FakeStatus()
@@ -28,7 +34,7 @@ def status() -> FakeStatus:
 @pytest.fixture
 async def operator(status: FakeStatus) -> AsyncIterator[ClientSession]:
     metrics = Metrics(["global"], "1.2.3")
-    app = build(status, metrics, version="1.2.3", new_request_id=lambda: "id-1")
+    app = build(status, metrics, version="1.2.3", new_request_id=lambda: "id-1", pages=pages("id-1"))
     async with HttpServer(app, 5.0) as server:
         host, port = await server.listen("127.0.0.1", 0)
         async with ClientSession(f"http://{host}:{port}") as client:
@@ -37,7 +43,9 @@ async def operator(status: FakeStatus) -> AsyncIterator[ClientSession]:
 
 @pytest.fixture
 async def client_port() -> AsyncIterator[ClientSession]:
-    async with HttpServer(build_deepgram_paths(new_request_id=lambda: "id-7"), 5.0) as server:
+    async with HttpServer(
+        build_deepgram_paths(new_request_id=lambda: "id-7", pages=pages("id-7")), 5.0
+    ) as server:
         host, port = await server.listen("127.0.0.1", 0)
         async with ClientSession(f"http://{host}:{port}") as client:
             yield client

@@ -222,7 +222,9 @@ async def test_one_that_does_not_read_is_cut(
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.setblocking(False)
         await loop.sock_connect(sock, gateway.sidecar_address)
-        await loop.sock_sendall(sock, f"GET /v1/sessions/{id}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        await loop.sock_sendall(
+            sock, f"GET /v1/sessions/{id}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+        )
         await eventually(lambda: gateway._exchange.calls[id]._watchers)
         good = asyncio.create_task(watch(gateway, id))
         live = gateway._exchange.calls[id]
