@@ -85,7 +85,7 @@ async def test_programs_come_by_any_name(stand: Stand) -> None:  # noqa: F811 - 
 async def test_beyond_this_machine(stand: Stand) -> None:  # noqa: F811 - a fixture is asked for by name
     """The name of a service will do, as docker compose and Kubernetes give it; a site's will not."""
     emulator = await stand.emulator()
-    gateway = await stand.gateway(emulator.url, server={"insecure": True}, sidecar={"host": "0.0.0.0"})  # noqa: S104
+    gateway = await stand.gateway(emulator.url, server={"insecure": True}, sidecar={"host": "0.0.0.0"})  # noqa: S104 - for a moment
     address = ("127.0.0.1", gateway.sidecar_address[1])
     assert (await ask(address, "GET", "/metrics", "Host: gateway:8081"))[0] == 200
     assert (await ask(address, "GET", "/metrics", "Host: evil.example:8081"))[0] == 421
