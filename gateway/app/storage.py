@@ -20,19 +20,22 @@ class Storage:
         Raises ConfigError for a URL that is none, and for a package that is missing.
         """
         self._exchange = exchange
-        self._tidy = tidy  # a worker must not: on its host's SQLite it would take live calls for abandoned
+        self._tidy = tidy  # a worker has no calls, and knows nothing of whose there are
         config = exchange.config.store
         place = location(config.url, os.environ)
-        self.store = Store(place, metrics=exchange.metrics, migrate=config.migrate) if place else None
+        self.store = (
+            Store(place, metrics=exchange.metrics, migrate=config.migrate, calls=tidy) if place else None
+        )
         self._tidying: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Raises ConfigError for a store that only a person can mend."""
+        opened = self._exchange.clock()
         if self.store is not None:
             await self.store.start()
         if self.store is not None and self._tidy:
             days = self._exchange.config.store.retention_days
-            tidying = keep_tidy(self.store, days, self._exchange.clock)
+            tidying = keep_tidy(self.store, days, self._exchange.clock, opened)
             self._tidying = self._exchange.tasks.create_task(tidying)
 
     async def close(self) -> None:

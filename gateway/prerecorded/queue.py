@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -19,7 +19,7 @@ from gateway.prerecorded.work import Outcome
 from gateway.prerecorded.worker import Ended, Worker
 from gateway.store import jobs as rows
 from gateway.store.databases import Connection
-from gateway.store.job import STATES, TERMINAL, Job, JobState
+from gateway.store.job import OPEN, TERMINAL, Job, JobState
 from gateway.store.jobs import Mark
 from gateway.store.store import Store
 
@@ -254,10 +254,11 @@ class Jobs:
             try:
                 if again := [job for job in await self.worker.reap() if job.state == "queued"]:
                     await self.queue.enqueue(again)
-                await self._count()
+                await self._count(OPEN)
                 if self._clock() >= purge_at:
                     purge_at = self._clock() + PURGE_SECONDS
                     await self._purge()
+                    await self._count(TERMINAL)
             except StoreError as exc:
                 self._log.debug("jobs.not_watched", reason=str(exc))
             except Exception:
@@ -274,11 +275,11 @@ class Jobs:
             raise StoreConflict(next((job_id for job_id in there), missing[0]))
         return [there[job.id] for job in jobs]
 
-    async def _count(self) -> None:
-        counts = await self._store.read(lambda connection: rows.counts(connection))
-        for state in STATES:
+    async def _count(self, states: Collection[JobState]) -> None:
+        counts = await self._store.read(lambda connection: rows.counts(connection, states))
+        for state in states:
             self._metrics.jobs[state] = counts.get(state, 0)
-        self._metrics.queue_depth = counts.get("queued", 0)
+        self._metrics.queue_depth = int(self._metrics.jobs["queued"])
 
     async def _purge(self) -> None:
         now = self._clock()

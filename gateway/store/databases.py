@@ -7,6 +7,8 @@ hops at each step of each statement; that was measured at a quarter of the write
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -62,6 +64,14 @@ class Database(Protocol):
 
     async def read(self, op: Op[T]) -> T:
         """The result of `op`, each of whose statements stands alone."""
+        ...
+
+    async def enter(self) -> bool:
+        """Marks this process as one whose calls are written here, for as long as it lives.
+
+        Whether no other one that lives had done so: only then calls that were left open are nobody's. Where
+        that cannot be told, it is False.
+        """
         ...
 
     async def close(self) -> None:
@@ -152,6 +162,9 @@ class _Postgres:
         async with self._reading.connect() as connection:
             return await op(connection)
 
+    async def enter(self) -> bool:
+        return False
+
     async def close(self) -> None:
         await self._engine.dispose()
 
@@ -160,6 +173,8 @@ class _Sqlite:
     def __init__(self, url: URL) -> None:
         self.name = url.render_as_string()
         self._path = Path(url.database or "")
+        self._mark: int | None = None
+        self._alone = False
         self._engine = create_engine(
             url,
             # None: the driver begins no transactions of its own, which would leave out what changes tables.
@@ -177,19 +192,46 @@ class _Sqlite:
     async def read(self, op: Op[T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, op)
 
+    async def enter(self) -> bool:
+        return await asyncio.get_running_loop().run_in_executor(self._writer, self._enter)
+
     async def close(self) -> None:
         await asyncio.get_running_loop().run_in_executor(self._writer, self._engine.dispose)
         self._writer.shutdown()
         self._readers.shutdown()
+        if self._mark is not None:
+            os.close(self._mark)
 
     def _transact(self, op: Op[T]) -> T:
-        # Only its owner may read what people said; SQLite gives its other files the rights of this one.
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
+        self._make()
         with self._engine.begin() as connection:
             # IMMEDIATE: what reads first and writes then would be refused if another process wrote between.
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             return _drive(op(_Direct(connection)))
+
+    def _make(self) -> None:
+        """Only its owner may read what people said; SQLite gives its other files the rights of this one.
+
+        A file that is there is not opened: a process that closes any descriptor of it loses SQLite's locks
+        on it, and another one that closes it after that deletes the log that we write to.
+        """
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+
+    def _enter(self) -> bool:
+        """A lock that all hold, and only who comes first can have alone; the kernel lets go of it.
+
+        In a file of its own: no descriptor of the database's may be closed.
+        """
+        if self._mark is None:
+            self._make()
+            self._mark = os.open(f"{self._path}-calls", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(self._mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._alone = True
+            fcntl.flock(self._mark, fcntl.LOCK_SH)
+        return self._alone
 
     def _read(self, op: Op[T]) -> T:
         with self._engine.connect() as connection:

@@ -15,6 +15,7 @@ JobRoute = Literal["async", "callback", "parts"]
 JobEvent = Literal["claimed", "succeeded", "failed", "put_back", "cancelled", "retried"]
 
 STATES: Final[tuple[JobState, ...]] = get_args(JobState)
+OPEN: Final[frozenset[JobState]] = frozenset({"queued", "running"})
 TERMINAL: Final[frozenset[JobState]] = frozenset({"succeeded", "failed", "cancelled"})
 TRANSITIONS: Final[dict[tuple[JobState, JobEvent], JobState]] = {
     ("queued", "claimed"): "running",

@@ -18,13 +18,17 @@ MOST_AT_ONCE: Final = 500
 """Transcripts in a transaction, so that other writes need not wait long."""
 
 
-async def keep_tidy(store: Store, days: float, clock: Callable[[], float], every: float = EVERY) -> None:
-    """Until cancelled. Deletes transcripts that are older than `days` (0: none); `clock` is `time.time`."""
-    started = clock()
+async def keep_tidy(
+    store: Store, days: float, clock: Callable[[], float], opened: float, every: float = EVERY
+) -> None:
+    """Until cancelled. Deletes transcripts that are older than `days` (0: none); `clock` is `time.time`.
+
+    `opened`: a time before the store was.
+    """
     while True:
         try:
-            # Of a database that is ours alone, what began before us is of a process that has died.
-            await end_abandoned(store, clock() - DAY if store.shared else started)
+            # Where we came alone, what began before us is of a process that has died.
+            await end_abandoned(store, opened if store.alone else clock() - DAY)
             if days:
                 await expire(store, clock() - days * DAY)
         except StoreError as error:

@@ -25,6 +25,7 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    text,
 )
 
 METADATA: Final = MetaData(
@@ -72,6 +73,9 @@ JOBS: Final = Table(
     Index(None, "ended_at"),
 )
 
+OPEN: Final = text("ended_at IS NULL")
+"""Of a transcript: its call goes on, or nobody ended it."""
+
 TRANSCRIPTS: Final = Table(
     "transcripts",
     METADATA,
@@ -90,6 +94,7 @@ TRANSCRIPTS: Final = Table(
     Column("ended_at", Double),  # None: a call that goes on
     Index(None, "principal", "created_at", "id"),
     Index(None, "created_at"),
+    Index("ix_transcripts_open", "created_at", sqlite_where=OPEN, postgresql_where=OPEN),
 )
 
 FINALS: Final = Table(

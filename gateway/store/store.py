@@ -66,18 +66,28 @@ class _Put:
 class Store:
     """`await store.start()`, then `write`, `put` and `read`; `close` when nobody uses it any more."""
 
-    def __init__(self, url: URL, *, metrics: Metrics, migrate: Migrate = "auto", limit: int = 20_000) -> None:
+    def __init__(
+        self,
+        url: URL,
+        *,
+        metrics: Metrics,
+        migrate: Migrate = "auto",
+        limit: int = 20_000,
+        calls: bool = False,
+    ) -> None:
         """`url` as `location` gives it, `migrate` as in `[store]`; at most `limit` writes wait.
 
+        `calls`: whether live calls are written, which other gateways on the database must leave alone.
         While it is not `healthy` nothing is taken. Raises ConfigError for a package that is missing.
         """
         self.healthy = False
         self._broken = False
-        self.shared = url.get_backend_name() != "sqlite"
-        """Whether other hosts may write to it, too."""
+        self.alone = False
+        """Whether no other process wrote calls here when this one, which does, began to."""
         self._database = connect(url)
         self._migrate = migrate
         self._limit = limit
+        self._calls = calls
         self._metrics = metrics
         self._log = structlog.get_logger()
         self._waiting: deque[_Waiting] = deque()
@@ -86,11 +96,9 @@ class Store:
         self._writing: asyncio.Task[None] | None = None
 
     @classmethod
-    async def open(
-        cls, url: URL, *, metrics: Metrics, migrate: Migrate = "auto", limit: int = 20_000
-    ) -> Self:
+    async def open(cls, url: URL, *, metrics: Metrics, **options: Any) -> Self:
         """A store that has been started."""
-        store = cls(url, metrics=metrics, migrate=migrate, limit=limit)
+        store = cls(url, metrics=metrics, **options)
         await store.start()
         return store
 
@@ -247,6 +255,8 @@ class Store:
     async def _connect(self) -> None:
         """Raises ConfigError and StoreError."""
         try:
+            if self._calls:
+                self.alone = await self._database.enter()
             await self._database.transact(self._check)
         except ConfigError:
             raise

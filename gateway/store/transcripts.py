@@ -129,11 +129,11 @@ async def end(connection: Connection, call: str, ended_at: float, duration: floa
 
 async def end_abandoned(connection: Connection, before: float) -> int:
     """Ends the calls begun before that time whose gateway did not; returns how many, at most 100."""
+    said = select(func.max(FINALS.c.start + FINALS.c.duration)).where(FINALS.c.transcript == TRANSCRIPTS.c.id)
     statement = (
-        select(TRANSCRIPTS.c.id, TRANSCRIPTS.c.created_at, func.max(FINALS.c.start + FINALS.c.duration))
-        .join(FINALS, FINALS.c.transcript == TRANSCRIPTS.c.id, isouter=True)
+        select(TRANSCRIPTS.c.id, TRANSCRIPTS.c.created_at, said.scalar_subquery())
         .where(TRANSCRIPTS.c.ended_at.is_(None), TRANSCRIPTS.c.created_at < before)
-        .group_by(TRANSCRIPTS.c.id, TRANSCRIPTS.c.created_at)
+        .order_by(TRANSCRIPTS.c.created_at)  # the order of the index of open calls
         .limit(100)
     )
     found: Sequence[Any] = (await connection.execute(statement)).all()

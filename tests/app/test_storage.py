@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,9 @@ from gateway.app.calls import make_exchange
 from gateway.app.storage import Storage
 from gateway.errors import ConfigError, StoreError
 from gateway.metrics import Metrics
+from gateway.store import transcripts
+from gateway.store.store import Store
+from gateway.store.transcripts import Transcript, Wanted
 from tests.fakes.stand import settings
 
 
@@ -52,6 +57,34 @@ async def test_a_worker_does_not_tidy(tmp_path: Path) -> None:
         await made.start()
         assert made._tidying is None
         await made.close()
+
+
+async def open_calls(store: Store | None) -> list[str]:
+    assert store
+    found = await store.read(lambda c: transcripts.page(c, "p", Wanted(), 9))
+    return sorted(call.id for call in found if call.ended_at is None)
+
+
+async def test_gateways_on_one_file(tmp_path: Path) -> None:
+    """None ends the other's calls; what both have left open is ended by the one that comes after."""
+    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        running: list[Storage] = []
+        for name in ("a", "b"):
+            one = storage(tasks, url=f"sqlite:///{tmp_path}/gateway.db")
+            running.append(one)
+            await one.start()
+            assert one.store
+            began = Transcript(id=name, principal="p", source="live", created_at=time.time())
+            await one.store.write(partial(transcripts.begin, calls=[began]))
+        await asyncio.sleep(0.3)  # a round of what tidies
+        assert await open_calls(running[0].store) == ["a", "b"]
+        for one in running:
+            await one.close()
+        after = storage(tasks, url=f"sqlite:///{tmp_path}/gateway.db")
+        await after.start()
+        await asyncio.sleep(0.3)
+        assert await open_calls(after.store) == []
+        await after.close()
 
 
 async def test_a_url_that_is_none() -> None:

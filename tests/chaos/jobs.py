@@ -24,7 +24,7 @@ import uvloop
 
 from gateway.config import JobsConfig
 from gateway.store import jobs as rows
-from gateway.store.job import Job
+from gateway.store.job import STATES, Job
 from tests.fakes import valkey
 from tests.fakes.hosts import Host, HostProcess, Place
 from tests.fakes.postgres import Postgres
@@ -135,7 +135,7 @@ async def _until_over(asked: Host, receiver: Receiver, jobs: int) -> dict[str, i
     seen: tuple[int, int] | None = None
     end = 0.0
     while True:
-        counts = await asked.store.read(lambda connection: rows.counts(connection))
+        counts = await asked.store.read(lambda connection: rows.counts(connection, STATES))
         now = counts.get("succeeded", 0), len({one.headers["webhook-id"] for one in receiver.received})
         if now != seen:
             seen, end = now, time.monotonic() + PATIENCE

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+import subprocess
 import sys
 from pathlib import Path
 
@@ -58,6 +60,57 @@ async def test_files_are_their_owners(tmp_path: Path) -> None:
     modes = {found.name: found.stat().st_mode & 0o777 for found in (path.parent, *path.parent.iterdir())}
     assert modes == {"state": 0o700, "gateway.db": 0o600, "gateway.db-wal": 0o600, "gateway.db-shm": 0o600}
     await database.close()
+
+
+async def test_others_come_and_go(tmp_path: Path) -> None:
+    """Whoever opens the file beside us and closes it leaves us the log that both write to."""
+    path = tmp_path / "x.db"
+    database = connect(make_url(f"sqlite:///{path}"))
+    await database.transact(lambda c: c.execute(text("CREATE TABLE t (a INTEGER)")))
+    write = (
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('INSERT INTO t VALUES (2)'); "
+        "c.commit(); c.close()"
+    )
+    for _ in range(2):
+        await database.transact(lambda c: c.execute(text("INSERT INTO t VALUES (1)")))
+        other = await asyncio.create_subprocess_exec(sys.executable, "-c", write, path)
+        assert await other.wait() == 0
+    await database.close()
+    with sqlite3.connect(path) as left:
+        assert left.execute("SELECT a FROM t ORDER BY a").fetchall() == [(1,), (1,), (2,), (2,)]
+    left.close()
+
+
+async def test_who_comes_first_is_alone(tmp_path: Path) -> None:
+    """Until all that came have gone, or have died."""
+    url = make_url(f"sqlite:///{tmp_path}/state/x.db")
+    first, second, third = connect(url), connect(url), connect(url)
+    assert [await one.enter() for one in (first, second, first)] == [True, False, True]
+    await first.close()
+    assert not await third.enter()
+    await second.close()
+    await third.close()
+    code = (
+        "import asyncio, sys; from sqlalchemy import make_url; from gateway.store.databases import connect\n"
+        "async def main():\n"
+        "    print(await connect(make_url(sys.argv[1])).enter(), flush=True); sys.stdin.read()\n"
+        "asyncio.run(main())"
+    )
+    other = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", code, url.render_as_string()),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert other.stdout
+    assert await other.stdout.readline() == b"True\n"
+    beside = connect(url)
+    assert not await beside.enter()
+    await beside.close()
+    other.kill()
+    await other.wait()
+    after = connect(url)
+    assert await after.enter()
+    await after.close()
 
 
 async def test_tables_change_inside_a_transaction(url: URL) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from functools import partial
 
 import msgspec
+import pytest
 
 from gateway.store import deliveries, jobs, transcripts
 from gateway.store.databases import Connection
@@ -26,7 +27,7 @@ async def ids(store: Store) -> list[str]:
 
 async def tidied(store: Store, days: float, now: float) -> None:
     """One round of it."""
-    tidying = asyncio.create_task(keep_tidy(store, days, lambda: now))
+    tidying = asyncio.create_task(keep_tidy(store, days, lambda: now, now))
     await asyncio.sleep(0.3)
     tidying.cancel()
 
@@ -68,8 +69,10 @@ async def test_all_that_one_has_said(store: Store) -> None:
     assert [one.id for one in left] == ["open"]
 
 
-async def test_calls_that_nobody_ended(store: Store) -> None:
-    """Of a file that is ours alone all that began before us; where others write, only those of yesterday."""
+@pytest.mark.parametrize("alone", [True, False])
+async def test_calls_that_nobody_ended(store: Store, alone: bool) -> None:
+    """Where we came alone all that began before us; where others write too, only those of yesterday."""
+    store.alone = alone
     begun = [
         Transcript(id="yesterdays", principal="p", source="live", created_at=1.0),
         Transcript(id="anothers", principal="p", source="live", created_at=2 * DAY - 5),
@@ -78,14 +81,14 @@ async def test_calls_that_nobody_ended(store: Store) -> None:
     await store.write(lambda c: transcripts.begin(c, begun))
     await tidied(store, 0.0, 2 * DAY)
     found = [await store.read(partial(transcripts.get, principal="p", id=call.id)) for call in begun]
-    assert [one is not None and one.ended_at is not None for one in found] == [True, not store.shared, False]
+    assert [one is not None and one.ended_at is not None for one in found] == [True, alone, False]
 
 
 async def test_it_outlives_a_store_that_is_down(store: Store) -> None:
     """And goes on when that is back."""
     await store.write(partial(transcripts.save, recordings=[recording("old", 0.0)]))
     store.healthy = False
-    tidying = asyncio.create_task(keep_tidy(store, 1.0, lambda: 9 * DAY, every=0.05))
+    tidying = asyncio.create_task(keep_tidy(store, 1.0, lambda: 9 * DAY, 0.0, every=0.05))
     await asyncio.sleep(0.15)
     store.healthy = True
     await asyncio.sleep(0.5)
