@@ -113,13 +113,18 @@ def _add_jobs(commands: _Commands[_Parser]) -> None:
     worker = commands.add_parser("worker", help="run jobs, and nothing else, until SIGTERM or SIGINT")
     _add_config_option(worker)
     worker.set_defaults(run=_work)
-    jobs = commands.add_parser("jobs", help="look at jobs, cancel them, run them again")
+    jobs = commands.add_parser("jobs", help="look at jobs, cancel them, run them again, delete them")
     verbs = jobs.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="verb")
     listing = verbs.add_parser("list", help="the newest first")
     listing.add_argument("--state", choices=_STATES, help="failed: the dead letters")
     listing.add_argument("--limit", type=_positive, default=50, metavar="N", help="(default: %(default)s)")
     parsers = [listing]
-    for verb, does in (("show", "one job with its result"), ("retry", "run again"), ("cancel", "end now")):
+    for verb, does in (
+        ("show", "one job with its result"),
+        ("retry", "run again"),
+        ("cancel", "end now"),
+        ("delete", "end now, and delete with audio, words and callbacks"),
+    ):
         parsers.append(verbs.add_parser(verb, help=does))
         parsers[-1].add_argument("id", nargs="+", metavar="ID")
     for parser in parsers:

@@ -73,7 +73,7 @@ class Callbacks:
         if not self._session_url or self.notifier is None:
             return None
         data = msgspec.json.encode(session)
-        return self.notifier.prepare(session.principal, self._session_url, "session.ended", data)
+        return self.notifier.prepare(session.principal, self._session_url, "session.ended", data, session.id)
 
 
 def _targets(config: CallbackConfig, own_ports: Callable[[], Collection[int]]) -> Targets:

@@ -138,8 +138,8 @@ class JobRoom:
             await keep.save(connection, made)
         for job in jobs:
             if job.callback:
-                told = msgspec.json.encode(document(job))
-                prepared = self._notifier.prepare(job.principal, job.callback, f"job.{job.state}", told)
+                told, event = msgspec.json.encode(document(job)), f"job.{job.state}"
+                prepared = self._notifier.prepare(job.principal, job.callback, event, told, job.id)
                 await deliveries.insert(connection, prepared)
 
     def _made(self, job: Job) -> tuple[Transcript, bool] | None:

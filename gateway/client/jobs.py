@@ -15,7 +15,7 @@ from rich.table import Table
 from gateway.client.http import HttpClient
 
 SECONDS: Final = 30.0
-_VERBS: Final = {"show": ("GET", ""), "cancel": ("DELETE", ""), "retry": ("POST", "/retry")}
+_VERBS: Final = {"show": ("GET", ""), "cancel": ("POST", "/cancel"), "retry": ("POST", "/retry")}
 
 
 class JobsClient(HttpClient):
@@ -31,9 +31,14 @@ class JobsClient(HttpClient):
         return await self.request("GET", f"/v1/jobs{wanted}")
 
     async def ask(self, verb: str, job_id: str) -> bytes:
-        """`show`, `cancel` or `retry` of one job: the job as it is then. Raises UpstreamError."""
+        """`show`, `cancel`, `retry`: the job as it is then; `delete`: its id. Raises UpstreamError."""
+        job = f"/v1/jobs/{quote(job_id, safe='')}"
+        if verb == "delete":
+            while await self.request("DELETE", job):
+                pass  # it had not ended and is cancelled now
+            return msgspec.json.encode({"deleted": job_id})
         method, path = _VERBS[verb]
-        return await self.request(method, f"/v1/jobs/{quote(job_id, safe='')}{path}")
+        return await self.request(method, job + path)
 
 
 def show(answer: bytes, console: Console | None = None) -> None:

@@ -121,9 +121,11 @@ class Notifier:
             raise TargetError(UNSIGNED)
         await self._targets.check(principal, url)
 
-    def prepare(self, principal: str, url: str, event: str, data: bytes) -> Delivery:
+    def prepare(
+        self, principal: str, url: str, event: str, data: bytes, subject: str | None = None
+    ) -> Delivery:
         """A row for `deliveries.insert`, beside what it tells of; then `wake`. `data` is JSON."""
-        return deliveries.new(self._new_id(), principal, url, event, data, self._clock())
+        return deliveries.new(self._new_id(), principal, url, event, data, self._clock(), subject)
 
     async def add(self, principal: str, url: str, event: str, data: bytes) -> str:
         """Has `data`, which is JSON, sent to `url`; the delivery's id. Raises TargetError, StoreError."""

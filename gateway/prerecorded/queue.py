@@ -17,6 +17,7 @@ from gateway.errors import StoreConflict, StoreError
 from gateway.metrics import Metrics
 from gateway.prerecorded.work import Outcome
 from gateway.prerecorded.worker import Ended, Worker
+from gateway.store import deliveries, transcripts
 from gateway.store import jobs as rows
 from gateway.store.databases import Connection
 from gateway.store.job import OPEN, TERMINAL, Job, JobState
@@ -58,7 +59,7 @@ class JobQueue(Protocol):
         """Says that these rows are queued; harmless when it knows. Never raises: what fails comes again."""
 
     async def cancel(self, job: Job) -> None:
-        """Says that this row is queued no more. Never raises: a worker sees it in the row."""
+        """Says that this row is queued no more, or gone. Never raises: a worker sees it in the row."""
 
     async def drain(self, seconds: float) -> None:
         """Starts no more jobs; returns when all have ended or, after `seconds`, the rest was put back."""
@@ -192,6 +193,22 @@ class Jobs:
             self._discard(job)
             await self.queue.cancel(job)
         return job
+
+    async def remove(self, job_id: str) -> bool:
+        """Deletes a job that has ended with all that it left: its audio, its result, its transcript, and the
+        callbacks that tell of it. False if it has not ended, or is not there. Raises StoreError."""
+
+        async def op(connection: Connection) -> Job | None:
+            if gone := await rows.remove(connection, job_id):
+                await transcripts.remove(connection, gone.principal, gone.id)
+                await deliveries.remove_of(connection, gone.principal, gone.id)
+            return gone
+
+        gone = await self._store.write(op)
+        if gone:
+            self._discard(gone)
+            await self.queue.cancel(gone)
+        return gone is not None
 
     async def retry(self, job_id: str) -> Job | None:
         """Queues a failed or cancelled job with all its attempts anew, else None. Raises StoreError."""

@@ -24,7 +24,8 @@ UNAVAILABLE: Final = Refusal(503, "UNAVAILABLE", "Deliveries cannot be shown now
 class DeliveryDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A delivery as its principal sees it. Times are seconds since 1970 (UTC).
 
-    `next_at` is when a pending one is due, or its attempt over; `body` is what is posted.
+    `subject` is the id of the job or session that it tells of; `next_at` is when a pending one is due, or its
+    attempt over; `body` is what is posted.
     """
 
     id: str
@@ -37,6 +38,7 @@ class DeliveryDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     last_status: int | None = None
     last_error: str | None = None
     ended_at: float | None = None
+    subject: str | None = None
     body: msgspec.Raw | None = None
 
 

@@ -30,6 +30,8 @@ NOT_KEPT: Final = Refusal(
     422, "NO_JOBS", "auth.upstream is 'client': a job would need your credential, which is not kept."
 )
 
+RETRIED: Final = Refusal(409, "JOB_NOT_FAILED", "The job has just been retried by somebody else.")
+
 SLICE: Final = 32
 """Of many jobs in a request, how many are looked at before calls have their turn: a few milliseconds."""
 TOO_MANY: Final = Refusal(503, "UNAVAILABLE", "As many watch jobs as are let in.", retry_after=30)
@@ -135,7 +137,20 @@ class JobRoutes:
                 "The job now and with each new state, as server-sent events, until it has ended.",
                 answers={200: None, 204: None},
             ),
-            Operation("DELETE", "/v1/jobs/{id}", guarded(self._cancel), "Cancels a job.", answers={200: one}),
+            Operation(
+                "DELETE",
+                "/v1/jobs/{id}",
+                guarded(self._delete),
+                "Cancels a job; deletes one that has ended, with its audio, words and callbacks (204).",
+                answers={200: one, 204: None},
+            ),
+            Operation(
+                "POST",
+                "/v1/jobs/{id}/cancel",
+                guarded(self._cancel),
+                "Cancels a job that has not ended.",
+                answers={200: one},
+            ),
             Operation(
                 "POST",
                 "/v1/jobs/{id}/retry",
@@ -196,6 +211,15 @@ class JobRoutes:
                         await response.send(data, id=_event_id(state), event="job")
         return response
 
+    async def _delete(self, request: web.Request, caller: Principal) -> web.StreamResponse:
+        job = await self._found(request, caller)
+        if cancelled := await self._jobs.cancel(job.id):
+            return json_answer(document(cancelled))
+        if await self._jobs.remove(job.id):
+            return web.Response(status=204)
+        await self._found(request, caller)  # 404: somebody else has just deleted it
+        raise Refused(RETRIED)
+
     async def _cancel(self, request: web.Request, caller: Principal) -> web.StreamResponse:
         job = await self._found(request, caller)
         cancelled = await self._jobs.cancel(job.id)
@@ -212,7 +236,7 @@ class JobRoutes:
             raise Refused(Refusal(409, "AUDIO_GONE", "The job's audio is deleted: submit it again."))
         queued = await self._jobs.retry(job.id)
         if queued is None:
-            raise Refused(Refusal(409, "JOB_NOT_FAILED", "The job has just been retried by somebody else."))
+            raise Refused(RETRIED)
         return accepted(queued)
 
     # What comes in

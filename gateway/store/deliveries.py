@@ -27,7 +27,10 @@ _BRIEF: Final = [column for column in DELIVERIES.c if column.name != "body"]
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
-    """A callback. Times are seconds since 1970 (UTC). `since` is when the attempts of this round began."""
+    """A callback. Times are seconds since 1970 (UTC). `since` is when the attempts of this round began.
+
+    `subject` is the id of the job or the session that it tells of.
+    """
 
     id: str
     principal: str
@@ -43,6 +46,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     last_error: str | None = None
     created_at: float
     ended_at: float | None = None
+    subject: str | None = None
 
 
 class _Body(msgspec.Struct, frozen=True):
@@ -51,7 +55,15 @@ class _Body(msgspec.Struct, frozen=True):
     data: msgspec.Raw
 
 
-def new(delivery_id: str, principal: str, url: str, event: str, data: bytes, now: float) -> Delivery:
+def new(
+    delivery_id: str,
+    principal: str,
+    url: str,
+    event: str,
+    data: bytes,
+    now: float,
+    subject: str | None = None,
+) -> Delivery:
     """A callback that is due now. `data` is JSON, `event` a name like job.succeeded; no dot in the id."""
     when = datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return Delivery(
@@ -63,6 +75,7 @@ def new(delivery_id: str, principal: str, url: str, event: str, data: bytes, now
         body=msgspec.json.encode(_Body(event, when, msgspec.Raw(data))),
         next_at=now,
         created_at=now,
+        subject=subject,
     )
 
 
@@ -128,6 +141,12 @@ async def get(connection: Connection, principal: str, delivery_id: str) -> Deliv
     is_it = and_(DELIVERIES.c.id == delivery_id, DELIVERIES.c.principal == principal)
     found = _all(await connection.execute(select(DELIVERIES).where(is_it)))
     return found[0] if found else None
+
+
+async def remove_of(connection: Connection, principal: str, subject: str) -> int:
+    """Deletes all that tell of `subject`, whatever became of them; returns how many."""
+    is_of = and_(DELIVERIES.c.subject == subject, DELIVERIES.c.principal == principal)
+    return (await connection.execute(delete(DELIVERIES).where(is_of))).rowcount
 
 
 async def page(

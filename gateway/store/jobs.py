@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, and_, bindparam, delete, func, insert, or_
 from sqlalchemy.engine import Row
 
 from gateway.store.databases import Connection
-from gateway.store.job import Job, JobError, JobRoute, JobState
+from gateway.store.job import TERMINAL, Job, JobError, JobRoute, JobState
 from gateway.store.schema import JOBS
 from gateway.store.store import Store
 
@@ -134,6 +134,12 @@ async def retry(
         state="queued", run_at=now, max_attempts=JOBS.c.attempts + attempts, error=None, ended_at=None
     )
     return _one(await connection.execute(statement.returning(*JOBS.c)))
+
+
+async def remove(connection: Connection, job_id: str) -> Job | None:
+    """Deletes a job that has ended; None if it has not, or is not there."""
+    has_ended = and_(JOBS.c.id == job_id, JOBS.c.state.in_(sorted(TERMINAL)))
+    return _one(await connection.execute(delete(JOBS).where(has_ended).returning(*_BRIEF)))
 
 
 async def get(connection: Connection, job_id: str) -> Job | None:

@@ -168,6 +168,8 @@ DELIVERIES: Final = Table(
     Column("last_error", Text),
     Column("created_at", Double, nullable=False),
     Column("ended_at", Double),
+    Column("subject", Text),  # the id of a job or a session
+    Index(None, "subject"),
     Index(None, "state", "next_at"),
     Index(None, "principal", "created_at", "id"),
     Index(None, "ended_at"),

@@ -22,7 +22,7 @@ async def test_the_commands(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """List, show, retry, cancel: for people, and as JSON."""
+    """List, show, retry, cancel, delete: for people, and as JSON."""
     emulator = await stand.emulator()
     gateway = await stand.gateway(
         emulator.url,
@@ -56,6 +56,9 @@ async def test_the_commands(
     assert code == 2
     assert "'lost' (choose from" in err
     assert os.listdir(tmp_path / "spool")
+    assert (await run("delete", "mine"))[1].split() == ["deleted", "mine"]
+    code, _, err = await run("delete", "mine", "--json")
+    assert (code, err) == (1, "gateway: HTTP 404: id: there is no job mine.\n")
 
 
 def test_ids_are_whole() -> None:

@@ -24,10 +24,10 @@ def test_up_and_down(env: dict[str, str]) -> None:
     """Each says where it has come to."""
     for arguments, revision in (
         (("current",), "no tables"),
-        (("upgrade",), "0002"),
-        (("upgrade", "0002"), "0002"),
-        (("current",), "0002"),
-        (("downgrade", "-1"), "0001"),
+        (("upgrade",), "0003"),
+        (("upgrade", "0003"), "0003"),
+        (("current",), "0003"),
+        (("downgrade", "-1"), "0002"),
         (("downgrade", "base"), "no tables"),
     ):
         assert run("db", *arguments, env=env) == (0, f"{revision}\n", "")

@@ -156,7 +156,8 @@ class Host:
             self.ended(connection, job)
             if job.callback:
                 body = msgspec.json.encode({"id": job.id})
-                told = deliveries.new(uuid.uuid4().hex, job.principal, job.callback, "job", body, time.time())
+                new_id, now = uuid.uuid4().hex, time.time()
+                told = deliveries.new(new_id, job.principal, job.callback, "job", body, now, job.id)
                 await deliveries.insert(connection, told)
 
     def _announce(self, job: Job) -> None:

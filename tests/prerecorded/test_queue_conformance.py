@@ -16,6 +16,7 @@ from gateway.config import JobsConfig
 from gateway.errors import StoreConflict
 from gateway.prerecorded import queue
 from gateway.prerecorded.work import Again, Attempt, Done, Failed, Outcome
+from gateway.store import deliveries
 from gateway.store.databases import Connection
 from gateway.store.job import Job, JobError
 from gateway.store.schema import JOBS
@@ -208,6 +209,36 @@ async def test_running_jobs_are_cancelled(start: Start) -> None:
         await host.jobs.cancel(job.id)
         await asyncio.wait_for(interrupted.wait(), 2)
         assert (await host.get(job)).state == "cancelled"
+
+
+async def test_what_has_ended_is_deleted(start: Start) -> None:
+    """With all that it left, once; its id is free again. What has not ended stays."""
+    host = await start(concurrency=1)
+    [job, kept] = await host.submit(2, spooled="audio", callback="https://hooks.example/")
+    await host.until_ended([job, kept])
+    assert await host.jobs.remove(job.id)
+    assert await host.jobs.get(job.id, "p") is None
+    assert not await host.jobs.remove(job.id)
+    assert host.discarded == [job.id]
+    told = await host.store.read(lambda connection: deliveries.page(connection, "p", None, None, 10))
+    assert [one.subject for one in told] == [kept.id]
+    [again] = await host.submit(id=job.id)
+    assert (again.state, again.attempts) == ("queued", 0)
+    [ended] = await host.until_ended([again], 4)  # a queue that took it for done would find it after five
+    assert ended.attempts == 1
+    hold = asyncio.Event()
+
+    async def attempt(job: Job) -> Outcome:
+        await hold.wait()
+        return await done(job)
+
+    working = await start(attempt)
+    await host.queue.drain(0)
+    [running] = await working.submit()
+    await working.until(running, lambda now: now.state == "running")
+    assert not await working.jobs.remove(running.id)
+    hold.set()
+    await working.until_ended([running])
 
 
 async def test_a_late_attempt_changes_nothing(start: Start) -> None:

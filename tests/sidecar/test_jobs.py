@@ -170,12 +170,28 @@ async def test_bad_requests(client: Client, options: dict[str, Any], status: int
 
 
 async def test_cancel(client: Client) -> None:
-    """Once; then it has ended."""
+    """Once; then it has ended, and its result stays."""
     _, job = await client.upload()
     await client.ended(job["id"])
-    status, refused = await client.said("DELETE", f"/v1/jobs/{job['id']}")
+    status, refused = await client.said("POST", f"/v1/jobs/{job['id']}/cancel")
     assert (status, refused["err_code"]) == (409, "JOB_ENDED")
     assert (await client.said("POST", f"/v1/jobs/{job['id']}/retry"))[0] == 409
+    assert (await client.said("POST", "/v1/jobs/nobodys/cancel"))[0] == 404
+    assert (await client.ended(job["id"]))["state"] == "succeeded"
+
+
+async def test_delete(client: Client) -> None:
+    """A job that has ended goes with its audio and its transcript; then there is none."""
+    _, job = await client.upload()
+    await client.ended(job["id"])
+    _, failed = await client.said("POST", "/v1/jobs?model=nova-3", data=b"no audio", headers=HEADERS)
+    await client.ended(failed["id"])
+    await eventually(lambda: len(client.kept) == 1)
+    for one in (job["id"], failed["id"]):
+        assert await client.said("DELETE", f"/v1/jobs/{one}") == (204, None)
+        for method, path in (("GET", "jobs"), ("DELETE", "jobs"), ("GET", "transcripts")):
+            assert (await client.said(method, f"/v1/{path}/{one}"))[0] == 404
+    await eventually(lambda: not client.kept)
     assert (await client.said("DELETE", "/v1/jobs/nobodys"))[0] == 404
 
 
@@ -227,7 +243,9 @@ async def test_who_watches_while_the_store_goes_down(
             gateway.store.healthy = True
             assert seen.count(b"HTTP/1.1 ") == 1
             assert b"503" not in seen
-        await client.said("DELETE", f"/v1/jobs/{job['id']}")
+        status, cancelled = await client.said("DELETE", f"/v1/jobs/{job['id']}")
+        assert (status, cancelled["state"]) == (200, "cancelled")
+        assert await client.said("DELETE", f"/v1/jobs/{job['id']}") == (204, None)
 
 
 async def test_who_leaves_while_the_job_is_written(

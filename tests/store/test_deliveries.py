@@ -47,6 +47,16 @@ async def settled(store: Store, delivery: Delivery, **changed: object) -> bool:
     return await store.write(lambda connection: deliveries.settle(connection, after))
 
 
+async def test_those_of_a_subject_go(store: Store) -> None:
+    """Its principal's, whatever became of them, and no others."""
+    given = [("a", "p", "job"), ("b", "p", "job"), ("c", "q", "job"), ("d", "p", "other"), ("e", "p", None)]
+    rows = [deliveries.new(name, who, HOOK, "e", b"1", 100.0, of) for name, who, of in given]
+    await put(store, rows[0], msgspec.structs.replace(rows[1], state="failed", ended_at=1.0), *rows[2:])
+    assert await store.write(lambda connection: deliveries.remove_of(connection, "p", "job")) == 2
+    left = [await found(store, name, who) for name, who, _ in given]
+    assert [one and one.id for one in left] == [None, None, "c", "d", "e"]
+
+
 def test_what_is_sent() -> None:
     """The body of Standard Webhooks: type, time of the event, data as it was given."""
     delivery = deliveries.new("d", "p", HOOK, "job.succeeded", b'{"n": 1.0}', 1_700_000_000.25)

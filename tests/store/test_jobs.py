@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import msgspec
 import pytest
 
@@ -131,6 +133,22 @@ async def test_cancel_and_retry(store: Store) -> None:
     assert (queued.state, queued.run_at, queued.max_attempts, queued.ended_at) == ("queued", 30.0, 3, None)
     assert await store.write(lambda connection: jobs.retry(connection, "a", 31.0, 3)) is None
     assert await store.read(lambda connection: jobs.counts(connection, STATES)) == {"queued": 1}
+
+
+async def test_only_what_has_ended_is_removed(store: Store) -> None:
+    """Once."""
+    await jobs.add(store, [job("a"), job("b", state="succeeded", ended_at=10.0), job("c", state="cancelled")])
+    removed = [await store.write(partial(jobs.remove, job_id=name)) for name in "abcb"]
+    assert [one and one.id for one in removed] == [None, "b", "c", None]
+    assert await store.read(lambda connection: jobs.get(connection, "a")) == job("a")
+
+
+async def test_how_far_jobs_have_come(store: Store) -> None:
+    """Those that are there."""
+    await jobs.add(store, [job("a"), job("b"), job("c")])
+    await claim(store, name="b")
+    found = await store.read(lambda connection: jobs.marks(connection, ["a", "b", "gone"]))
+    assert found == {"a": ("queued", 0), "b": ("running", 1)}
 
 
 async def test_what_a_queue_forgot(store: Store) -> None:
