@@ -56,7 +56,7 @@ async def test_the_commands(
     assert code == 2
     assert "'lost' (choose from" in err
     assert os.listdir(tmp_path / "spool")
-    assert (await run("delete", "mine"))[1].split() == ["deleted", "mine"]
+    assert (await run("delete", "mine"))[1].split()[-2:] == ["deleted", "mine"]
     code, _, err = await run("delete", "mine", "--json")
     assert (code, err) == (1, "gateway: HTTP 404: id: there is no job mine.\n")
 
