@@ -174,6 +174,11 @@ def said(text: str) -> Step:
     return lambda book: book.session.client_said(decode(text, book.recogniser.controls), book.now)
 
 
+def frames(count: int) -> Step:
+    """So many more came from the client, whatever was in them."""
+    return lambda book: book.session.frames_received(count, book.now)
+
+
 def empty_message() -> Step:
     return lambda book: book.session.client_said(END_OF_AUDIO, book.now)
 

@@ -271,6 +271,23 @@ class SessionConfig(_Section, frozen=True):
             "once all audio went up.",
         ),
     ] = 10.0
+    max_messages_per_second: Annotated[
+        float,
+        Meta(
+            ge=50,
+            description="Frames of a client, pings and fragments included, beyond which it is read more "
+            "slowly; of these, four seconds' worth may come at once. 20 ms frames are 50, the blocks of "
+            "a browser's AudioWorklet 375.",
+        ),
+    ] = 500.0
+    max_finalizes_per_second: Annotated[
+        float,
+        Meta(
+            ge=1,
+            description="Finalizes of a client beyond which it is read more slowly; of these, ten seconds' "
+            "worth may come at once.",
+        ),
+    ] = 10.0
     client_queue_bytes: Annotated[
         int, Meta(ge=65536, description="Results held for a client that reads too slowly.")
     ] = 1_048_576

@@ -41,6 +41,7 @@ from gateway.session.events import (
     Dial,
     Ended,
     Event,
+    Flooded,
     Gap,
     GivenUp,
     HangUp,
@@ -158,6 +159,10 @@ class Call:
     def client_text(self, text: str) -> None:
         self.session.client_said(decode(text, self._recogniser.controls), self._loop.time())
         self._turn_is_due = True
+
+    def client_frames(self, count: int) -> None:
+        if not self.session.frames_received(count, self._loop.time()):
+            self._turn_is_due = True
 
     def client_turn(self) -> None:
         if self._turn_is_due:
@@ -396,6 +401,9 @@ class Call:
                 self._client.close(code, reason)
             case Recognised(container, continuity):
                 self._logger().info("call.recognised", container=container, continuity=continuity)
+            case Flooded(what):
+                self._metrics.client_floods.add(what)
+                self._logger().warning("client.floods", what=what)
             case Detached() | Resumed() | GivenUp():
                 self._follow_client(event)
             case Broke() | Restored() | Backfilling() | Backfilled() | Gap() | Alert():

@@ -21,6 +21,8 @@ from gateway.live.wire import LOGGER, RECEIVED, WebSocketLeg
 
 _HANDSHAKE: Final = ("connection", "upgrade", "sec-websocket-", "origin")
 _INTO: Final = [RECEIVED]
+COUNTED: Final = 100
+"""Frames that the owner is told of at once: to count each by itself would cost more than the frame."""
 
 
 class ClientOwner(Protocol):
@@ -33,6 +35,9 @@ class ClientOwner(Protocol):
         """True: nothing comes of it that `client_turn` would have to see to."""
 
     def client_text(self, text: str) -> None: ...
+    def client_frames(self, count: int) -> None:
+        """So many more have come, of whatever kind; told before `client_turn`, some `COUNTED` at a time."""
+
     def client_turn(self) -> None:
         """All that one read brought has been told."""
 
@@ -59,7 +64,7 @@ class ClientLeg(WebSocketLeg):
     A leg without an owner still ends as it should, but nothing that comes on it has any effect.
     """
 
-    __slots__ = ("_handshake", "_is_seated", "_paused", "_slots", "_switch", "owner", "window_ms")
+    __slots__ = ("_frames", "_handshake", "_is_seated", "_paused", "_slots", "_switch", "owner", "window_ms")
 
     def __init__(self, head: Head, max_message_bytes: int, write_limit: int) -> None:
         ws = _Server(max_size=max_message_bytes, logger=LOGGER)
@@ -75,6 +80,7 @@ class ClientLeg(WebSocketLeg):
         self.window_ms: int | None = None
         self._is_seated = False  # in a slot: the loop does not read from it
         self._paused = False
+        self._frames = 0  # that the owner has not been told of
 
     @property
     def accepted(self) -> bool:
@@ -157,7 +163,8 @@ class ClientLeg(WebSocketLeg):
         return str(error) if error is not None else ""
 
     def binary_received(self, messages: list[bytes]) -> bool:
-        is_done = True
+        self._frames += len(messages)
+        is_done = self._frames < COUNTED
         if len(messages) > 1 and all(messages) and self.owner is not None and self.owner.joins_audio:
             messages = [b"".join(messages)]
         for message in messages:
@@ -166,12 +173,19 @@ class ClientLeg(WebSocketLeg):
         return is_done
 
     def text_received(self, data: bytes) -> bool:
+        self._frames += 1
         if self.owner is not None:
             self.owner.client_text(data.decode())
         return False
 
+    def frame_received(self) -> None:
+        self._frames += 1
+
     def read_done(self) -> None:
         if self.owner is not None:
+            if self._frames >= COUNTED:
+                frames, self._frames = self._frames, 0
+                self.owner.client_frames(frames)
             self.owner.client_turn()
 
     def lost(self, code: int, reason: str) -> None:

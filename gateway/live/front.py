@@ -199,6 +199,9 @@ class _Returning:
             self._begin_anew()
         self._door.exchange.metrics.resumes.add(verdict.value if verdict else "unknown")
 
+    def client_frames(self, count: int) -> None:
+        pass
+
     def client_turn(self) -> None:
         pass
 

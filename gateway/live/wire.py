@@ -176,6 +176,9 @@ class WebSocketLeg(asyncio.BufferedProtocol):
         """One whole text message: valid UTF-8. True: `read_done` has nothing to do for it."""
         return False
 
+    def frame_received(self) -> None:
+        """A frame that ends no message: a ping, a fragment."""
+
     def read_done(self) -> None:
         """All messages of one read have been handed over, or there was none."""
 
@@ -461,6 +464,7 @@ class WebSocketLeg(asyncio.BufferedProtocol):
                 whole, self._fragments = b"".join(self._fragments), []
                 opcode, self._fragmented = self._fragmented, None
                 return self._message(opcode, whole)
+        self.frame_received()
         return True
 
     def _message(self, opcode: Opcode, data: bytes) -> bool:

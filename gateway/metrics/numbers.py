@@ -75,6 +75,7 @@ class Metrics:
         self.client_audio_bytes = self.client_slow = self.empty_frames = self.stale_results = 0
         self.client_protocol_errors = Counts(table.CLOSE_CODES)
         self.client_aborted = Counts(table.ABORT_REASONS)
+        self.client_floods = Counts(table.FLOODS)
         self.results = Counts(table.RESULT_KINDS)
         self.gap_seconds = Counts(table.GAP_REASONS)
         self.backfills = Counts(table.BACKFILL_OUTCOMES)

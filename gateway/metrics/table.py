@@ -24,6 +24,7 @@ UPLOAD_REFUSALS: Final = (
 )
 CLOSE_CODES: Final = ("1002", "1003", "1007", "1008", "1009")
 ABORT_REASONS: Final = ("write_buffer", "handshake_timeout", "capacity", "draining", "tls", "not_http")
+FLOODS: Final = ("messages", "finalizes")
 GAP_REASONS: Final = (
     "buffer_overflow",
     "upstream_hole",
@@ -161,6 +162,13 @@ METRICS: Final = (
         (),
         "client_throttled_seconds",
         "Time during which a client that sends faster than allowed was not read.",
+    ),
+    Described(
+        "gw_client_floods_total",
+        "counter",
+        ("what",),
+        "client_floods",
+        "Live sessions whose client said more than it may, and was read more slowly from then on.",
     ),
     Described(
         "gw_sessions_detached",

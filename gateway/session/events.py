@@ -61,6 +61,13 @@ class Recognised(msgspec.Struct, frozen=True):
     continuity: Continuity
 
 
+class Flooded(msgspec.Struct, frozen=True):
+    """The client says more than it may, for the first time, and is read more slowly. `what`: messages,
+    finalizes."""
+
+    what: str
+
+
 class Detached(msgspec.Struct, frozen=True):
     """The client is gone, but may come back."""
 
@@ -137,6 +144,7 @@ Event = (
     | Close
     | Deliver
     | Recognised
+    | Flooded
     | Detached
     | Resumed
     | GivenUp

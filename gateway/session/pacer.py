@@ -1,4 +1,4 @@
-"""How much audio may go to Deepgram now: at most `pace` times real time, and `burst` seconds ahead of that.
+"""How much may go now: at most `pace` times so much a second, and `burst` seconds ahead of that.
 
 Deepgram takes audio at up to 1.25 times real time
 (developers.deepgram.com/docs/recovering-from-connection-errors-and-timeouts-when-live-streaming-audio).
@@ -14,13 +14,13 @@ MICROSECOND: Final = 1e-6
 
 
 class Pacer:
-    """Counts in bytes; `now` in seconds on any monotonic clock."""
+    """Counts in bytes, or in messages; `now` in seconds on any monotonic clock."""
 
-    __slots__ = ("_ahead", "_bytes_per_second", "_cost", "_due")
+    __slots__ = ("_ahead", "_cost", "_due", "_per_second")
 
-    def __init__(self, bytes_per_second: int, pace: float, burst: float, now: float) -> None:
-        """`bytes_per_second` at real time; `burst` in seconds of audio."""
-        self._bytes_per_second = bytes_per_second
+    def __init__(self, per_second: float, pace: float, burst: float, now: float) -> None:
+        """`per_second` at real time; `burst` in seconds of audio."""
+        self._per_second = per_second
         self._due = now
         self.change(pace, burst)
 
@@ -45,5 +45,5 @@ class Pacer:
 
     def change(self, pace: float, burst: float) -> None:
         """Goes on at another pace; what was sent ahead stays sent ahead."""
-        self._cost = 1 / (self._bytes_per_second * pace)  # seconds per byte
+        self._cost = 1 / (self._per_second * pace)  # seconds for one
         self._ahead = burst / pace

@@ -44,6 +44,7 @@ from gateway.session.events import (
     Detached,
     Ended,
     Event,
+    Flooded,
     GivenUp,
     Recognised,
     Refuse,
@@ -65,6 +66,10 @@ OWN_CREDENTIAL = Refusal(503, "Service Unavailable", "The gateway cannot reach D
 NORMAL = 1000
 DEAF = frozenset({State.DRAINING, State.HELD, State.CLOSED})
 """States in which nothing more is taken from the client."""
+MESSAGES_BURST = 4.0
+"""Seconds of messages that may come at once: what a network held back."""
+FINALIZES_BURST = 10.0
+"""The same of Finalizes: one for each of many channels is no storm."""
 MOST_GAPS = 1000
 """Gaps a client may declare: each is kept until the end of the session."""
 SERIAL = CatchUp()
@@ -84,7 +89,8 @@ class SessionProtocol:
 
     __slots__ = (  # noqa: SIM905 (thirty names, one to a line, say no more)
         "_backoff _catch_up _client_present _config _detached_at _done_but_for_hole _ended _ending _events "
-        "_intake _last_heard _left_out _may_return _mint_request_id _own_credential _query _reader "
+        "_finalizes _floods _intake _last_heard _left_out _may_return _messages _mint_request_id "
+        "_own_credential _query _reader "
         "_recogniser _timers backfill detached dials ignored_bytes joins_audio reading relay request_id "
         "resumption state stream"
     ).split()
@@ -132,6 +138,9 @@ class SessionProtocol:
         self._left_out = 0  # bytes
         self._last_heard = now
         self._intake: Pacer | None = None
+        self._messages = Pacer(config.max_messages_per_second, 1.0, MESSAGES_BURST, now)
+        self._finalizes = Pacer(config.max_finalizes_per_second, 1.0, FINALIZES_BURST, now)
+        self._floods: tuple[str, ...] = ()
         clock = from_parameters(query.get("encoding"), query.get("sample_rate"), query.get("channels"))
         if query.has("callback"):
             clock = PACKETS  # what becomes of them is told to somebody else
@@ -172,10 +181,16 @@ class SessionProtocol:
         stream = self.stream
         stream.audio(data, now)
         if self._intake is not None and not self._intake.spend(len(data), now):
-            self.reading = False
-            self._timers.set(Timer.RESUME_READING, self._intake.ready_at(0))
+            self._hold_back(now)
         if self._is_full:
             self._make_room(now)  # last: it may end the session
+
+    def frames_received(self, count: int, now: float) -> bool:
+        """The client's connection brought `count` frames more, whatever is in them (faults.md 38).
+
+        False: that was too many, and has consequences.
+        """
+        return self.state is State.CLOSED or self._spend("messages", self._messages, count, now)
 
     def client_said(self, event: ClientEvent, now: float) -> None:
         """One text message, decoded; or the empty binary message, as `CloseStream`."""
@@ -189,6 +204,7 @@ class SessionProtocol:
                 self._finish(text, self._ending, Input.FINISHED, now)
                 return
             case Finalize(text):
+                self._spend("finalizes", self._finalizes, 1, now)
                 self.stream.control(text, Repeat.UNTIL_FINAL, now)
             case Configure(text):
                 self.stream.control(text, Repeat.ALWAYS, now, is_configure=True)
@@ -196,7 +212,7 @@ class SessionProtocol:
                 if self.resumption is None or not self._understood(text, now):
                     self.stream.control(text, Repeat.NEVER, now)
         if self.stream.uplink.crowded:
-            self._stop_reading(now)
+            self._hold_back(now)
 
     def answer(self, raw: bytes) -> None:
         """Says something to the client that is not Deepgram's."""
@@ -383,9 +399,7 @@ class SessionProtocol:
                 case Timer.CLIENT_IDLE:
                     self._check_idle(now)
                 case Timer.RESUME_READING:
-                    self.reading = True
-                    if self.stream.uplink.crowded or self._is_full:
-                        self._stop_reading(now)
+                    self._hold_back(now)
                 case Timer.ACK:
                     self._acknowledge(now)
                 case Timer.HOLD:
@@ -558,9 +572,26 @@ class SessionProtocol:
         elif self.state not in DEAF:
             self._finish(self._recogniser.close_stream, Close(INTERNAL, NET_0001), Input.FINISHED, now)
 
-    def _stop_reading(self, now: float) -> None:
-        self.reading = False
-        self._timers.set(Timer.RESUME_READING, now + FULL_WAIT)
+    def _spend(self, what: str, pacer: Pacer, count: int, now: float) -> bool:
+        """Whether the client may say so much; if not, it is slowed down, and never closed for it."""
+        if pacer.spend(count, now):
+            return True
+        self._hold_back(now)
+        if what not in self._floods:
+            self._floods += (what,)
+            self._events.append(Flooded(what))
+        return False
+
+    def _hold_back(self, now: float) -> None:
+        """The client is not read while it is ahead of real time, has said too much, or there is no room:
+        its own buffers take it from there."""
+        paces = (self._messages, self._finalizes, self._intake)
+        at = max(pacer.ready_at(0) for pacer in paces if pacer is not None)
+        if at <= now and self.state not in DEAF and (self.stream.uplink.crowded or self._is_full):
+            at = now + FULL_WAIT
+        self.reading = at <= now
+        if not self.reading:
+            self._timers.set(Timer.RESUME_READING, at)
 
     @property
     def _is_full(self) -> bool:
@@ -573,7 +604,7 @@ class SessionProtocol:
         """The buffer is full: the oldest second goes. It is a gap only if it must be sent again."""
         stream = self.stream
         if not self.clock.timed or self._config.overflow == "pause":
-            self._stop_reading(now)  # the client's own buffers take it from here
+            self._hold_back(now)
         elif self._config.overflow == "fail":
             self.stream_failed(TRY_LATER, "the replay buffer is full")
         else:

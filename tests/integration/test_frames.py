@@ -9,6 +9,7 @@ import resource
 from pathlib import Path
 
 import pytest
+import structlog
 
 from gateway.app import Gateway
 from gateway.emulator.sound import Format
@@ -181,7 +182,11 @@ async def test_text_that_is_no_json(stand: Stand) -> None:
 async def test_a_flood_of_pings_is_cut(stand: Stand) -> None:
     """A client that asks and never listens is cut at the write-buffer guard; memory stays (faults.md M1)."""
     emulator = await stand.emulator()
-    gateway = await stand.gateway(emulator.url, server={"write_buffer_bytes": 262_144})
+    gateway = await stand.gateway(
+        emulator.url,
+        server={"write_buffer_bytes": 262_144},
+        session={"max_messages_per_second": 1e9},  # else it is slowed so much that this takes long
+    )
     audio, said = call()
     before = resident()
     async with dial(gateway) as other:
@@ -200,6 +205,36 @@ async def test_a_flood_of_pings_is_cut(stand: Stand) -> None:
     assert resident() - before < 30_000_000
     assert counted(gateway, 'gw_client_aborted_total{reason="write_buffer"}') == 1
     await eventually(lambda: gateway.door.connections == 0)
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [
+        pytest.param(frame(BINARY, b"\xff"), id="single bytes"),
+        pytest.param(frame(TEXT, b'{"type":"KeepAlive"}'), id="texts"),
+        pytest.param(frame(PING, b"?"), id="pings"),
+        pytest.param(frame(CONT, b"\xff", fin=False), id="fragments"),
+    ],
+)
+async def test_a_flood_of_tiny_frames_is_slowed(stand: Stand, flood: bytes) -> None:
+    """200 000 come at once, and are left with their sender; that is told once (faults.md 38)."""
+    emulator = await stand.emulator()
+    gateway = await stand.gateway(emulator.url)
+    audio, said = call()
+    with structlog.testing.capture_logs() as lines:
+        async with dial(gateway) as other, await WireClient.open(gateway.address, TARGET) as client:
+            begun = frame(BINARY, b"", fin=False) if flood[0] == CONT else b""
+            sending = asyncio.create_task(client.send(begun, flood * 200_000))
+            await eventually(lambda: counted(gateway, 'gw_client_floods_total{what="messages"}') == 1)
+            await send(other, audio)
+            await other.send(CLOSE_STREAM)
+            assert words(await read(other)) == said
+            (flooded,) = gateway._exchange.calls.values()
+            assert not flooded.session.reading
+            assert emulator.connections[1].audio_bytes < 100_000
+            sending.cancel()
+            client.writer.transport.abort()
+    assert [line["what"] for line in lines if line["event"] == "client.floods"] == ["messages"]
 
 
 def resident() -> int:

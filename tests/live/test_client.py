@@ -13,11 +13,11 @@ import pytest
 from websockets.http11 import Response
 
 from gateway.deepgram.errors import Refusal
-from gateway.live.client import ClientLeg, ClientOwner, phrase, plain_response, refusal_headers
+from gateway.live.client import COUNTED, ClientLeg, ClientOwner, phrase, plain_response, refusal_headers
 from gateway.live.head import Head, parse
 from gateway.live.slots import Slots
 from tests.fakes.stand import eventually
-from tests.fakes.wire_client import BINARY, CLOSE, TEXT, frame, upgrade
+from tests.fakes.wire_client import BINARY, CLOSE, PING, PONG, TEXT, fragments, frame, upgrade
 
 BUSY = Refusal(503, "Service Unavailable", "Full.", retry_after=5)
 
@@ -63,7 +63,7 @@ class Owner:
 
     def __init__(self, joins: bool) -> None:
         self.joins_audio = joins
-        self.heard: list[bytes | str | tuple[int, int | None]] = []
+        self.heard: list[bytes | str | int | tuple[int, int | None]] = []
 
     def client_audio(self, data: bytes) -> bool:
         self.heard.append(data)
@@ -71,6 +71,9 @@ class Owner:
 
     def client_text(self, text: str) -> None:
         self.heard.append(text)
+
+    def client_frames(self, count: int) -> None:
+        self.heard.append(count)
 
     def client_turn(self) -> None:
         self.heard.append("turn")
@@ -125,6 +128,30 @@ async def test_audio_of_one_read(joins: bool, wanted: list[bytes]) -> None:
     leg, _ = opened(owner)
     leg.data_received(b"".join(frame(BINARY, data) for data in (b"ab", b"c", b"d")))
     assert owner.heard == [*wanted, "turn"]
+
+
+@pytest.mark.parametrize(
+    ("data", "count"),
+    [
+        (frame(BINARY, b"a"), 1),
+        (frame(BINARY), 1),
+        (frame(TEXT, b"{}"), 1),
+        (frame(PING, b"p"), 1),
+        (frame(PONG), 1),
+        (fragments(BINARY, b"abc", (1, 2)), 3),
+    ],
+)
+async def test_frames_of_every_kind_are_counted(data: bytes, count: int) -> None:
+    """Its owner is told of a hundred or more, by one read or many, and before its turn (faults.md 38)."""
+    for times in (1, 100):
+        owner = Owner(True)
+        leg, _ = opened(owner)
+        for _ in range(200 // times):
+            leg.data_received(data * times)
+        told = [item for item in owner.heard if isinstance(item, int)]
+        assert 200 * count - COUNTED < sum(told) <= 200 * count
+        assert min(told) >= COUNTED
+        assert "turn" in owner.heard[owner.heard.index(told[0]) :]
 
 
 async def test_order_is_kept_around_text_and_the_end() -> None:

@@ -18,6 +18,7 @@ from gateway.session.events import (
     Deliver,
     Dial,
     Ended,
+    Flooded,
     Gap,
     HangUp,
     Recognised,
@@ -39,6 +40,7 @@ from tests.playbook import (
     Up,
     audio,
     empty_message,
+    frames,
     gone,
     heard,
     lost,
@@ -628,6 +630,49 @@ class TestBackPressure:
         for step, reading in ((audio(3.0), False), (said(CLOSE), True)):
             book = book >> step << ...
             assert book.session.reading is reading
+
+    def test_a_client_that_says_too_much_is_slowed(self) -> None:
+        """Four seconds' worth may come at once; beyond that it waits, and that is told once (faults.md 38)."""
+        book = in_call(max_messages_per_second=100, client_idle=0) >> frames(400)
+        assert book.session.reading
+        book = book >> frames(1) << Flooded("messages") >> frames(99)
+        for seconds, reading in ((0.99, False), (0.02, True)):
+            book = book >> wait(seconds)
+            assert book.session.reading is reading
+        for _ in range(20):
+            book = book >> wait(1.0) << ... >> frames(99)
+            assert book.session.reading
+        book = book >> frames(1000) >> frames(1)
+        assert not book.session.reading
+
+    def test_finalizes_have_a_rate_of_their_own(self) -> None:
+        """Each goes up in its place, one for each of many channels at once; a storm waits (faults.md 42)."""
+        book = in_call(max_finalizes_per_second=2)
+        for n in range(21):
+            assert book.session.reading
+            book = book >> audio(0.02) << up(n * 0.02, (n + 1) * 0.02) >> said(FINALIZE)
+            if n == 20:
+                book << Flooded("finalizes")
+            book << Up(FINALIZE)
+        for seconds, reading in ((0.49, False), (0.02, True)):
+            book = book >> wait(seconds)
+            assert book.session.reading is reading
+
+    def test_the_longest_wait_counts(self) -> None:
+        """A client that is ahead and says too much is read when both are over."""
+        book = in_call(max_messages_per_second=100) >> frames(1000) << Flooded("messages")
+        book = book >> audio(1.5) << ... >> wait(5.9) << ...
+        assert not book.session.reading
+        assert (book >> wait(0.2)).session.reading
+
+    def test_a_storm_after_the_end_does_not_hide_the_close(self) -> None:
+        """While last results are awaited it is slowed as before; when they are there its close is awaited."""
+        book = in_call(max_messages_per_second=100) >> said(CLOSE) << Up(CLOSE)
+        book = book >> frames(10_000) << Flooded("messages") >> heard(metadata(0))
+        assert not book.session.reading
+        book = book >> lost(1000) << ...
+        assert book.session.reading
+        assert (book >> frames(10_000)).session.reading
 
     def test_memory_that_is_wanted_elsewhere(self) -> None:
         """The oldest audio goes, down to a size; once: the buffer's own limit stays what it was."""
