@@ -205,7 +205,9 @@ async def _measure(
     region = {"name": "r0", "url": "http://deepgram.test"}
     tree = {"deepgram": {"regions": [region], "max_dials_per_second": 10 * count}, "store": {"url": "none"}}
     config = msgspec.convert(tree, Config)
-    session = msgspec.structs.replace(config.session, pace=EAGER, catch_up_pace=EAGER)
+    session = msgspec.structs.replace(
+        config.session, pace=EAGER, catch_up_pace=EAGER, max_messages_per_second=50 * EAGER
+    )
     config = msgspec.structs.replace(config, session=session)
     found: dict[str, list[float]] = {}
     async with asyncio.TaskGroup() as tasks:

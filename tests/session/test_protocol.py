@@ -632,7 +632,7 @@ class TestBackPressure:
             assert book.session.reading is reading
 
     def test_a_client_that_says_too_much_is_slowed(self) -> None:
-        """Four seconds' worth may come at once; beyond that it waits, and that is told once (faults.md 38)."""
+        """Four seconds' worth may come at once; beyond that it waits, which is told once (faults.md 38)."""
         book = in_call(max_messages_per_second=100, client_idle=0) >> frames(400)
         assert book.session.reading
         book = book >> frames(1) << Flooded("messages") >> frames(99)
