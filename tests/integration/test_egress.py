@@ -16,7 +16,19 @@ from gateway.emulator import Emulator, Knobs
 from gateway.errors import ConfigError
 from tests.fakes.deepgrams import Answering
 from tests.fakes.egress_proxy import EgressProxy
-from tests.fakes.stand import OWN_KEY, Stand, call, dial, eventually, get, read, transcribe, words
+from tests.fakes.stand import (
+    CLOSE_STREAM,
+    OWN_KEY,
+    Stand,
+    call,
+    dial,
+    eventually,
+    get,
+    read,
+    send,
+    transcribe,
+    words,
+)
 from tests.fakes.wire_client import WireClient, upgrade
 
 QUICK: dict[str, Any] = {"accept_wait_ms": 100, "backoff_base": 0.05, "backoff_cap": 0.1, "finish": 0.3}
@@ -150,12 +162,15 @@ async def test_a_proxy_that_refuses(stand: Stand, login: str, refuse: bytes, rea
         pytest.param(b"HTTP/1.1 101 Switching Protocols\r\n\r\n", "wait", id="a 101 of nothing"),
         pytest.param(b"220 smtp.example ESMTP\r\n\r\n", "wait", id="another protocol"),
         pytest.param(b"HTTP/1.1 200 OK\r\nX: " + b"y" * 9000 + b"\r\n\r\n", "wait", id="a giant header"),
+        pytest.param(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n", "wait", id="many headers"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nX: " + b"y" * 9000, "wait", id="a header without an end"),
     ],
 )
 async def test_a_handshake_that_fails_goes_to_the_next_region(
     stand: Stand, answer: bytes | None, then: str
 ) -> None:
-    """Whatever the first region does wrong, the second serves the call; no connection is left behind."""
+    """Whatever the first region does wrong, the second serves the call; no connection is left behind
+    (faults.md 13)."""
     emulator = await stand.emulator()
     audio, said = call()
     async with Answering(answer, then) as broken:
@@ -212,6 +227,30 @@ async def test_a_deepgram_that_is_not_there(stand: Stand) -> None:
         await ws.send('{"type":"CloseStream"}')
         assert words(await read(ws)) == said
     await emulator.stop()
+
+
+async def test_a_name_that_moves(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    """New dials follow the name to its new address; the call that is up stays where it is (faults.md 21)."""
+    old, new = await stand.emulator(), await stand.emulator()
+    at = old
+    loop = asyncio.get_running_loop()
+    numbers = loop.getaddrinfo  # uvloop asks for them, too
+
+    async def lookup(host: str, port: int, **named: Any) -> list[Any]:
+        if host != "deepgram.test":
+            return await numbers(host, port, **named)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", at.port))]
+
+    monkeypatch.setattr(loop, "getaddrinfo", lookup)
+    gateway = await stand.gateway("http://deepgram.test")
+    audio, said = call()
+    async with dial(gateway) as ws:
+        await send(ws, audio)
+        at = new
+        assert words(await transcribe(gateway, audio)) == said
+        await ws.send(CLOSE_STREAM)
+        assert words(await read(ws)) == said
+    assert (len(old.connections), len(new.connections)) == (1, 1)
 
 
 async def test_what_is_dialled_is_what_is_configured(stand: Stand) -> None:

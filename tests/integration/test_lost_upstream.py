@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from typing import Any
 
 import pytest
@@ -211,8 +212,22 @@ async def test_a_call_that_is_idle_meanwhile(stand: Stand) -> None:
     assert messages[-1]["duration"] == pytest.approx(len(audio + more) / 8000, abs=1e-3)
 
 
+async def test_garbage_is_deepgrams_to_judge(stand: Stand) -> None:
+    """Bytes that are no audio, or not of the encoding that was said, go up as they came (faults.md 35)."""
+    emulator = await stand.emulator()
+    gateway = await stand.gateway(emulator.url, session=SESSION)
+    for query in (LISTEN, "encoding=linear16&sample_rate=16000", "encoding=opus&sample_rate=48000", ""):
+        garbage = random.Random(query).randbytes(7_777)
+        async with dial(gateway, query) as ws:
+            await send(ws, garbage)
+            await ws.send(CLOSE_STREAM)
+            await read(ws)
+            assert ws.close_code == 1000
+        assert emulator.connections[-1].audio == garbage
+
+
 async def test_poison_ends_the_call(stand: Stand) -> None:
-    """Audio that is refused twice at the same place is not sent a third time (faults.md 6)."""
+    """Audio that is refused twice at the same place is not sent a third time (faults.md 6, 35)."""
     why = "DATA-0000: the payload cannot be decoded as audio"
     poison = Fault("close", after_bytes=4000, code=1008, reason=why)
     emulator = await stand.emulator(faults=(poison,), window_min=3, window_max=5)

@@ -59,6 +59,24 @@ async def test_a_break_of_a_working_connection_is_no_sign(stand: Stand) -> None:
     assert (len(first.connections), len(second.connections)) == (2, 0)
 
 
+async def test_nobody_moves_back(stand: Stand) -> None:
+    """A call that fled stays when the first choice works again; new calls go there (faults.md 19)."""
+    first = await stand.emulator(faults=(Fault("reset", nth=1, after_bytes=800),), **BRISK_WINDOWS)
+    second = await stand.emulator(**BRISK_WINDOWS)
+    gateway = await stand.gateway(first.url, second.url, session=SESSION)
+    audio, said = call(20)
+    async with dial(gateway) as fled:
+        await send(fled, audio)
+        await eventually(lambda: second.connections)
+        gateway._exchange.regions.worked("r0")  # as another call's result would say
+        more, said_more = call(8, 2)
+        assert words(await transcribe(gateway, more)) == said_more
+        await send(fled, more)
+        await fled.send(CLOSE_STREAM)
+        assert words(await read(fled, 25)) == said + said_more
+    assert (len(first.connections), len(second.connections)) == (2, 1)
+
+
 @pytest.mark.parametrize(
     "fault",
     [

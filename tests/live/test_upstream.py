@@ -192,6 +192,28 @@ async def test_last_good_addresses(stand: Stand, monkeypatch: pytest.MonkeyPatch
         await Dialer(DeepgramConfig()).dial(region, owner.make)
 
 
+async def test_headers_in_drips() -> None:
+    """A handshake that goes on and on has the deadline of one that never begins (faults.md 13)."""
+    gone = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 101 Switching Protocols\r\n")
+        ended = asyncio.create_task(reader.read())
+        while not reader.at_eof():
+            writer.write(b"X: y\r\n")
+            await asyncio.sleep(0.02)
+        await asyncio.gather(ended, return_exceptions=True)
+        writer.close()
+        gone.set()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        owner = Owner()
+        with pytest.raises(UpstreamTimeout):
+            await dial(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", owner, 0.3)
+        await asyncio.wait_for(gone.wait(), 5)
+    assert owner.opened == []
+
+
 @pytest.mark.parametrize("agree", [b"204 No Content", b"200"])
 async def test_a_proxy_agrees_by_any_2xx(stand: Stand, agree: bytes) -> None:
     """As RFC 9110 §9.3.6 has it."""

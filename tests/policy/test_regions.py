@@ -40,6 +40,23 @@ def test_a_region_that_worked_is_back_at_once() -> None:
     regions.worked("never failed")
 
 
+def test_a_region_that_flaps() -> None:
+    """Up for five seconds, down for five: one dial in ten seconds finds out, all others are elsewhere; calls
+    that go on do not dial, and so do not move back (faults.md 19)."""
+    regions, failures, changes, before = Regions(["flaps", "b"], cooldown=10.0), 0, 0, 0
+    for tenth in range(3000):
+        now = tenth / 10
+        chosen = regions.choose(now)
+        if chosen == 0 and now % 10 >= 5:
+            regions.failed("flaps", now)
+            failures += 1
+        elif chosen == 0:
+            regions.worked("flaps")
+        changes, before = changes + (chosen != before), chosen
+    assert failures <= 300 / 10
+    assert changes <= 2 * 300 / 10
+
+
 def test_when_all_failed_they_are_tried_in_turn() -> None:
     """A call is always dialled somewhere: where nobody has been for the longest time."""
     regions = Regions(["a", "b", "c"])
