@@ -171,7 +171,7 @@ def test_debug_level_keeps_libraries_quiet() -> None:
 
 
 async def test_a_stalled_reader_is_not_waited_for() -> None:
-    """With a full pipe the loop goes on, lines are counted as dropped, and closing does not hang."""
+    """With a full pipe the loop goes on, dropped lines are counted, closing does not hang (faults.md 58)."""
     reading, writing = os.pipe()
     stream = os.fdopen(writing, "w")
     writer = LogWriter(stream, capacity=100)

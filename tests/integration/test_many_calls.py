@@ -130,7 +130,7 @@ def test_the_trend_sees_a_leak(leak: float) -> None:
 
 
 async def test_two_hundred_calls(tmp_path: Path, record_property: Any) -> None:
-    """Every token once; memory does not grow; afterwards everything is as it was before."""
+    """Every token once; memory does not grow; afterwards everything is as it was before (faults.md 60)."""
     async with emulator(tmp_path) as url:
         text = f'[server]\nport = 0\n[sidecar]\nport = 0\n[[deepgram.regions]]\nurl = "{url}"\n'
         async with await Daemon.start(tmp_path, text, DEEPGRAM_API_KEY="k") as daemon:

@@ -67,7 +67,7 @@ def held(gateway: Gateway) -> int:
 
 
 async def test_the_longest_backlogs_shrink(stand: Stand) -> None:
-    """Their oldest audio goes, and they are told; a call that works loses nothing; nobody new comes in."""
+    """Their oldest audio goes, which is told; a call that works loses none; none begins (faults.md 48)."""
     refusals = tuple(Fault("refuse", nth=n) for n in range(2, 2000))
     emulator = await stand.emulator(faults=refusals, **BRISK_WINDOWS)
     session = {"accept_wait_ms": 50, "backoff_base": 0.2, "backoff_cap": 0.2, "buffer": 60.0}

@@ -45,7 +45,7 @@ def at(servers: Valkey | Cluster, folder: Path) -> Place:
 
 
 async def test_what_redis_forgot_is_added_again(valkey_single: Valkey, tmp_path: Path) -> None:
-    """All of a queue, as after a failover that lost it."""
+    """All of a queue, as after a failover that lost it (faults.md 63)."""
     place = at(valkey_single, tmp_path)
     taking = await Host.start(place, None)
     jobs = await taking.submit(5)

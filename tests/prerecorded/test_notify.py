@@ -137,7 +137,7 @@ async def test_a_callback(post: Post) -> None:
 
 
 async def test_failures_are_tried_again(post: Post) -> None:
-    """Fault 71: 500, a redirect, a hang and a dropped connection, then 200: one id, times that move on."""
+    """500, a redirect, a hang, a dropped connection, then 200: one id, times that move on (faults.md 71)."""
     receiver = await post.receiver(hook=["500", "307 /loot", "hang", "drop", "404", "200"])
     notifier = post.notifier(timeout=0.3)
     delivery_id = await notifier.add("p", receiver.url("/hook"), "e", b"1")
@@ -192,7 +192,7 @@ async def test_retry_after(post: Post) -> None:
 
 
 async def test_a_restart_in_the_middle(post: Post) -> None:
-    """Fault 72: what was under way is sent again at once by the next process, under the same id."""
+    """What was under way is sent again at once by the next process, under the same id (faults.md 72)."""
     receiver = await post.receiver(hook=["500", "hang", "200"])
     first = post.notifier(timeout=30.0)
     delivery_id = await first.add("p", receiver.url("/hook"), "e", b"1")
@@ -207,7 +207,7 @@ async def test_a_restart_in_the_middle(post: Post) -> None:
 
 
 async def test_a_death_in_the_middle(post: Post) -> None:
-    """Fault 72: a process that is killed says nothing; its lease runs out, and the next one sends."""
+    """A process that is killed says nothing; its lease runs out, and the next one sends (faults.md 72)."""
     receiver = await post.receiver(hook=["200"])
     now = [time.time()]
     delivery = deliveries.new("d", "p", receiver.url("/hook"), "e", b"1", now[0])
@@ -231,7 +231,7 @@ async def test_two_gateways_on_one_table(post: Post) -> None:
 
 
 async def test_a_receiver_that_hangs(post: Post) -> None:
-    """Fault 73: a thousand deliveries to one host that hangs; another's go out as before."""
+    """A thousand deliveries to one host that hangs; another's go out as before (faults.md 73)."""
     bad, good = await post.receiver(hook=["hang"]), await post.receiver()
     notifier = post.notifier(per_host=8, timeout=20.0)
     rows = [
@@ -255,7 +255,7 @@ async def test_a_receiver_that_hangs(post: Post) -> None:
 
 
 async def test_a_hanging_half(post: Post) -> None:
-    """Fault 71: no answer, half an answer and one without end, side by side; all are over in their time."""
+    """No answer, half an answer and one without end at once; all are over in their time (faults.md 71)."""
     receiver = await post.receiver(hang=["hang", "200"], half=["half", "200"], endless=["endless"])
     notifier = post.notifier(timeout=0.5)
     ids = [await notifier.add("p", receiver.url(path), "e", b"1") for path in ("/hang", "/half", "/endless")]

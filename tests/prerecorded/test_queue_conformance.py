@@ -133,7 +133,7 @@ async def test_attempts_and_their_waits(start: Start) -> None:
 
 
 async def test_what_cannot_work_fails_at_once(start: Start) -> None:
-    """With the reason."""
+    """With the reason (faults.md 69)."""
 
     async def attempt(job: Job) -> Outcome:
         return Failed(JobError("DEEPGRAM_ERROR", "corrupt or unsupported data", 400))
@@ -242,7 +242,7 @@ async def test_what_has_ended_is_deleted(start: Start) -> None:
 
 
 async def test_a_late_attempt_changes_nothing(start: Start) -> None:
-    """Once its lease was given to another, the first one's result is not wanted any more."""
+    """Once its lease was given to another, the first one's result is not wanted any more (faults.md 66)."""
     attempts: list[int] = []
     hold = asyncio.Event()
 
@@ -334,7 +334,7 @@ async def test_starts_are_limited(start: Start) -> None:
 
 
 async def test_a_killed_worker(place: Place, start: Start, tmp_path: Path) -> None:
-    """kill -9 in mid-job: another one runs the job again, which ends once; the rerun is counted."""
+    """kill -9 in mid-job: another runs the job, which ends once; reruns are counted (faults.md 67, 70)."""
     journal = tmp_path / "journal"
     doomed = await HostProcess.start(place, journal, 30.0)
     asked = await start(None)

@@ -147,7 +147,7 @@ async def test_the_quota(spool: Spool) -> None:
 
 
 async def test_a_full_disk(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is the same to callers as a quota that is spent, and charges nothing that lasts."""
+    """It is the same to callers as a quota that is spent, and charges nothing that lasts (faults.md 49)."""
 
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")

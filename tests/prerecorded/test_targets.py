@@ -171,7 +171,7 @@ async def test_environment_proxies(receiver: Receiver, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize(("answer", "status"), [("hang", None), ("half", None), ("drop", None)])
 async def test_receivers_that_hang(receiver: Receiver, answer: str, status: int | None) -> None:
-    """Fault 71: an attempt is over in its time, in the middle of an answer too."""
+    """An attempt is over in its time, in the middle of an answer too (faults.md 71)."""
     receiver.answers["/"] = [answer]
     begun = time.monotonic()
     reply = await post(reaching(receiver), receiver.url(), 0.4)

@@ -106,7 +106,7 @@ async def test_a_late_attempt_changes_nothing(store: Store) -> None:
 
 
 async def test_hosts_have_their_share(store: Store) -> None:
-    """Fault 73: many for one host do not fill a claim, and a host that is full is left out."""
+    """Many for one host do not fill a claim, and a host that is full is left out (faults.md 73)."""
     await put(store, *[made(f"a{n}", "a.example", now=50.0) for n in range(5)], made("b", "b.example"))
     taken = await claimed(store, limit=3, per_host=2)
     assert sorted(one.host for one in taken) == ["a.example", "a.example", "b.example"]
@@ -115,7 +115,7 @@ async def test_hosts_have_their_share(store: Store) -> None:
 
 
 async def test_principals_take_turns(store: Store) -> None:
-    """Fault 73: a thousand hosts of one principal do not keep another's delivery waiting."""
+    """A thousand hosts of one principal do not keep another's delivery waiting (faults.md 73)."""
     await put(
         store, *[made(f"a{n}", f"{n}.example", "a", 50.0) for n in range(9)], made("b", "x.example", "b")
     )

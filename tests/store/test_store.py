@@ -272,7 +272,7 @@ async def test_close_while_it_is_down(tmp_path: Path, metrics: Metrics) -> None:
 
 
 async def test_a_file_that_is_broken(tmp_path: Path, metrics: Metrics) -> None:
-    """Is a store that is down, and says so, until somebody has mended it."""
+    """Is a store that is down, and says so, until somebody has mended it (faults.md 74)."""
     path = tmp_path / "gateway.db"
     store = await Store.open(make_url(f"sqlite:///{path}"), metrics=metrics)
     await store.close()
