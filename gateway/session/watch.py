@@ -31,8 +31,8 @@ class Watch:
     """Told of every result, so it only notes then; what that means is worked out when somebody looks."""
 
     __slots__ = (  # noqa: SIM905 (as in `Stream`)
-        "_base _blocked_since _clock _enough _grace _heard_at _looked_at _max_lag _owed_since _pinged_at "
-        "_progress_at _reached _sent_at_progress _sent_before _stall"
+        "_base _blocked_since _clock _enough _grace _heard_at _looked_at _max_lag _opened_at _owed_since "
+        "_pinged_at _progress_at _reached _sent_at_progress _sent_before _stall"
     ).split()
 
     def __init__(self, clock: Clock, stall: float, max_lag: float, now: float, patience: int = 1) -> None:
@@ -51,7 +51,7 @@ class Watch:
         """A new connection begins with byte `sent`."""
         self._base = self._position(sent)
         self._heard_at = self._progress_at = now
-        self._pinged_at = now
+        self._pinged_at = self._opened_at = now
         self._blocked_since: float | None = None
         self._owed_since: float | None = None  # when enough audio for a result was seen to have none
         self._looked_at = now
@@ -81,6 +81,7 @@ class Watch:
         if late > LATE:
             self._heard_at += late
             self._progress_at += late
+            self._opened_at += late
             if self._blocked_since is not None:
                 self._blocked_since += late
             if self._owed_since is not None:
@@ -110,14 +111,14 @@ class Watch:
         self._looked_at, self._sent_before = now, sent
         if now >= self._stalled_at:
             return "stalled: audio flows, results do not"
-        if self._behind(position) > self._max_lag:
+        if self._behind(position, now) > self._max_lag:
             return FELL_BEHIND
         return ""
 
     def quiet_for(self, sent: int, now: float) -> float:
         """Seconds in which nothing can become wrong, and no ping due, whatever happens meanwhile."""
         position = self._position(sent)
-        if self._blocked_since is not None or self._behind(position) > self._max_lag / 2:
+        if self._blocked_since is not None or self._behind(position, now) > self._max_lag / 2:
             return 0.0
         ping_at = max(self._heard_at, self._pinged_at) + PING_AFTER
         until = min(ping_at, self._heard_at + DEAD_AFTER, self._stalled_at)
@@ -139,11 +140,17 @@ class Watch:
         """Seconds of audio since results went on."""
         return position - self._position(self._sent_at_progress)
 
-    def _behind(self, position: float) -> float:
-        """Seconds that results of the channel furthest on are behind; 0 where that means nothing."""
+    def _behind(self, position: float, now: float) -> float:
+        """Seconds that results of the channel furthest on are behind; 0 where that means nothing.
+
+        A container's backlog goes up at once. Nobody hears faster than people speak because of that.
+        """
         if not self._reached or not self._clock.timed:
             return 0.0
-        return position - self._base - max(self._reached.values())
+        audio = position - self._base
+        if not self._clock.exact:
+            audio = min(audio, now - self._opened_at)
+        return audio - max(self._reached.values())
 
     def _position(self, sent: int) -> float:
         """Seconds of audio in the first `sent` bytes; without a clock, a guess that is good enough."""

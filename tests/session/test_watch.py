@@ -182,8 +182,24 @@ def test_a_container_is_judged_by_its_own_seconds() -> None:
     assert "results do not" in dog.trouble(lengths[4], NOW + 18.5)
     dog.progressed(0, 11.0, lengths[10], NOW + 20)
     clock.forget(lengths[10])
-    assert dog.trouble(lengths[31], NOW + 21) == ""
-    assert "fall behind" in dog.trouble(lengths[32], NOW + 21)
+    dog.heard(NOW + 28)
+    assert dog.trouble(lengths[31], NOW + 29.5) == ""
+    assert "fall behind" in dog.trouble(lengths[32], NOW + 31.5)
+
+
+def test_a_backlog_that_goes_up_at_once_is_no_lag() -> None:
+    """A container's is not paced: what counts is what could have been heard by now (faults.md 16, 17)."""
+    stream = ogg([b"\x08" + bytes(400)] * 3000)  # a minute
+    clock = OpusClock("ogg")
+    clock.feed(stream)
+    dog = watch(clock)
+    for second in range(1, 40):
+        dog.progressed(0, second, len(stream), NOW + second)
+        assert dog.trouble(len(stream), NOW + second + 0.9) == ""
+    for second in range(40, 60):
+        dog.progressed(0, 39 + (second - 39) / 100, len(stream), NOW + second)
+    assert dog.trouble(len(stream), NOW + 59) == ""
+    assert "fall behind" in dog.trouble(len(stream), NOW + 59.5)
 
 
 @given(st.randoms(use_true_random=False), st.integers(10, 200))
