@@ -42,7 +42,7 @@ class Reading(msgspec.Struct, frozen=True, gc=False):
     """One message of a recogniser. Times are seconds since its connection's first audio.
 
     `start` is negative where a final does not say where it begins: it covers all since the last one.
-    `accepted` is that of a Configure.
+    `accepted` is that of a Configure. `sequence` is negative where messages have no number.
     """
 
     kind: Kind
@@ -57,7 +57,7 @@ class Reading(msgspec.Struct, frozen=True, gc=False):
     may_end_turn: bool = False
     accepted: bool = False
     turn: int = 0
-    sequence: int = 0
+    sequence: int = -1
 
 
 class Shift(msgspec.Struct, frozen=True):
@@ -152,7 +152,7 @@ class _V2Head(msgspec.Struct, gc=False):
     type: str
     event: str = ""
     turn_index: int = 0
-    sequence_id: int = 0
+    sequence_id: int = -1
     audio_window_start: float = 0.0
     audio_window_end: float = 0.0
     request_id: str = ""

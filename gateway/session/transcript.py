@@ -30,6 +30,9 @@ APART: Final = 100
 """Speaker labels between those of two connections that work at the same time: nobody knows how many the one
 that began first will need."""
 
+SAME: Final = 0.1
+"""Seconds by which two connections may differ about when the same speech began or ended."""
+
 NOBODY: Final[frozenset[int]] = frozenset()
 """No channel. Four empty sets of its own would be a kilobyte of each call."""
 
@@ -50,9 +53,9 @@ class Transcript:
 
     # With more than thirty names an instance has a dict of its own, of 1.5 KiB.
     __slots__ = (  # noqa: SIM905 (forty names, one to a line, say no more)
-        "_annotate _as_it_comes _clock _diarized _edge _epoch _finals _forsaken _is_aside _moved _notes "
+        "_annotate _as_it_comes _clock _diarized _edge _epoch _finals _forsaken _is_aside _latest _moved _notes "
         "_overdue _paused _preroll _reached _recogniser _said _seams _sequence _speaker_base _speakers "
-        "_speaking _spoken _strategy _turn _turn_base _turn_open _turn_paused _turn_resumes _turn_told gaps "
+        "_speaking _spoken _strategy _turn _turn_base _turn_paused _turn_resumes _turn_told gaps "
         "quarantined repeated stop timeline"
     ).split()
 
@@ -96,13 +99,13 @@ class Transcript:
         self._overdue = NOBODY  # and those where nobody will say that it ended
         self._paused = NOBODY  # channels whose last final ended an utterance
         self._spoken: dict[tuple[Kind, int], float] = {}  # the latest second told, by channel
-        self._turn = 0
-        self._turn_open = False  # its end is awaited
+        self._turn = 0  # the present or next one
         self._turn_told = False  # the client knows that it began
         self._turn_paused = False  # it was said that it may be over,
         self._turn_resumes = False  # by a connection that is gone
         self._turn_base = 0
-        self._sequence = 0
+        self._sequence = -1  # the number of the last message, as the client has it,
+        self._latest = -1  # and as the present connection has it
 
     @property
     def keep_from(self) -> int:
@@ -150,6 +153,7 @@ class Transcript:
     def begin_epoch(self, kept: int) -> int:
         """A connection opens; audio from sample `kept` on is still there. Returns its first sample."""
         timeline = self.timeline
+        self._latest = -1
         if not self._clock.timed:
             timeline.rebase(0)
             return 0
@@ -173,7 +177,7 @@ class Transcript:
         self._speaker_base = self._speakers
         self._follow_seams()
         self._turn_resumes = self._turn_paused
-        self._turn_base = self._turn + (0 if self._turn_open else 1) if self._sequence else 0
+        self._turn_base = self._turn
         self._note("epoch", epoch)
 
     def declare_gap(self, start: int, stop: int, reason: str) -> None:
@@ -220,6 +224,9 @@ class Transcript:
     def result(self, reading: Reading, raw: bytes, sent: int) -> bytes | None:
         """An interim or final for the client, or None when it says nothing new; finals are committed."""
         timeline, is_final = self.timeline, reading.kind is FINAL
+        if 0 <= reading.sequence <= self._latest:
+            self.repeated += 1
+            return None
         timeline.follow(reading)
         # A connection that is still in its pre-roll has nothing new to say, whatever its windows claim.
         is_old = self._recogniser.has_windows and sent < timeline.mark(reading)
@@ -270,7 +277,7 @@ class Transcript:
             self._speaking |= {reading.channel}
         elif reading.kind is Kind.SPEECH_ENDED:
             self._speaking -= {reading.channel}
-        self._sequence = max(self._sequence + 1, reading.sequence)
+        self._count(reading)
         return raw
 
     def broke(self) -> None:
@@ -433,7 +440,7 @@ class Transcript:
             return False
         second = round(reading.end + self.timeline.place(reading)[0], 6)
         what = (reading.kind, reading.channel)
-        known = self._spoken.get(what, -1.0)
+        known = self._spoken.get(what, -1.0) + SAME
         if reading.kind is Kind.SPEECH_BEGAN:
             known = max(known, self._seams.get(reading.channel, -1.0))
         if (self._epoch > 1 or self._edge[0] >= 0) and second <= known:
@@ -445,11 +452,17 @@ class Transcript:
         return False
 
     def _follow_turn(self, reading: Reading) -> None:
-        self._turn = reading.turn + self._turn_base
-        self._turn_open = reading.kind is not Kind.FINAL
+        is_over = reading.kind is Kind.FINAL
+        self._turn = reading.turn + self._turn_base + is_over
         self._turn_paused, self._turn_resumes = reading.may_end_turn, False
-        self._turn_told = self._turn_open and (self._turn_told or reading.begins_turn)
-        self._sequence = max(self._sequence + 1, reading.sequence)
+        self._turn_told = not is_over and (self._turn_told or reading.begins_turn)
+        self._count(reading)
+
+    def _count(self, reading: Reading) -> None:
+        """A message goes to the client, under the next number if it has one."""
+        if reading.sequence >= 0:
+            self._latest = reading.sequence
+            self._sequence = self._sequence + 1 if self._moved else reading.sequence
 
     def _note(self, name: str, value: Any) -> None:
         self._notes[name] = value

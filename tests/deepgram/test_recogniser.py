@@ -66,7 +66,7 @@ def test_v1_readings(name: str, reading: Reading) -> None:
 @pytest.mark.parametrize(
     ("name", "reading"),
     [
-        ("connected", Reading(Kind.HELLO, request_id=RID)),
+        ("connected", Reading(Kind.HELLO, sequence=0, request_id=RID)),
         ("turn_start", Reading(Kind.INTERIM, end=0.8, begins_turn=True, sequence=2, request_id=RID)),
         ("turn_eager_eot", Reading(Kind.INTERIM, end=1.6, may_end_turn=True, sequence=3, request_id=RID)),
         ("turn_resumed", Reading(Kind.INTERIM, end=2.0, sequence=4, request_id=RID)),

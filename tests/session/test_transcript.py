@@ -233,6 +233,17 @@ def test_speech_is_told_of_once(kind: str, second: float, told: bool) -> None:
         assert (found.get("timestamp") or found["last_word_end"]) == pytest.approx(3.5 + second)
 
 
+@pytest.mark.parametrize("kind", ["SpeechStarted", "UtteranceEnd"])
+@pytest.mark.parametrize(("later", "told"), [(1e-6, False), (0.05, False), (0.2, True)])
+def test_connections_differ_about_the_same_speech(kind: str, later: float, told: bool) -> None:
+    """By the rounding of their times at the least: it is told of once all the same."""
+    teller = Teller(strategy="exact")
+    assert teller.hears_aside(speech(kind, 3.0))
+    teller.hears(final(0, 2.0))
+    assert teller.reconnect() == 16_000
+    assert (teller.hears_aside(speech(kind, 1.0 + later)) is not None) is told
+
+
 def test_before_a_seam_speech_is_deepgrams() -> None:
     """Nothing is swallowed."""
     teller = Teller()
@@ -293,6 +304,43 @@ def test_a_turn_that_had_not_begun_begins() -> None:
     teller.reconnect()
     told = teller.must_hear(turn("StartOfTurn", 0, 1, 0, 1))
     assert (told["event"], told["turn_index"], told["sequence_id"]) == ("StartOfTurn", 0, 2)
+
+
+@pytest.mark.parametrize("breaks", [0, 1, 2])
+def test_a_turn_is_told_once(breaks: int) -> None:
+    """Flux numbers its messages: one that comes again says nothing, whatever it says (continuity.md I4)."""
+    teller = Teller(ListenV2())
+    for _ in range(breaks):
+        teller.reconnect()
+    for event in ("StartOfTurn", "EndOfTurn"):
+        raw = turn(event, 0, 1 + (event == "EndOfTurn"), 0, 1)
+        assert teller.hears(raw)
+        assert teller.hears(raw) is None
+    assert teller.transcript.repeated == 2
+
+
+def hello(sequence: int = 0) -> bytes:
+    return json.dumps({"type": "Connected", "request_id": "rid", "sequence_id": sequence}).encode()
+
+
+@pytest.mark.parametrize(
+    ("before", "turns", "sequence"),
+    [
+        ([], 0, 1),
+        ([turn("StartOfTurn", 0, 1, 0, 1)], 0, 2),
+        ([turn("StartOfTurn", 0, 1, 0, 1), turn("EndOfTurn", 0, 2, 0, 2)], 1, 3),
+    ],
+)
+def test_flux_is_counted_on_from_its_greeting(before: list[bytes], turns: int, sequence: int) -> None:
+    """Without a hole in either number, and what has no number takes none."""
+    teller = Teller(ListenV2())
+    assert teller.hears_aside(hello())
+    for raw in before:
+        teller.hears(raw)
+    teller.reconnect()
+    assert teller.hears_aside(b'{"type":"Surprise"}')
+    told = teller.must_hear(turn("Update", 0, 1, 0, 1))
+    assert (told["turn_index"], told["sequence_id"]) == (turns, sequence)
 
 
 def test_without_samples_times_go_on() -> None:
