@@ -8,7 +8,7 @@ SHELL := /bin/sh
 .DELETE_ON_ERROR:
 .SECONDARY:
 .SUFFIXES:
-.PHONY: help setup demo test deep mutants chaos bench bench-blackout bench-micro bench-reconnect bench-memory bench-seams bench-sync bench-jobs chaos-jobs lint test-clients test-board test-frameworks lock clean
+.PHONY: help setup demo test deep mutants chaos chaos-calls bench bench-blackout bench-micro bench-reconnect bench-memory bench-seams bench-sync bench-jobs chaos-jobs lint test-clients test-board test-frameworks lock clean
 
 BIN := .venv/bin
 PIP_INSTALL := -m pip --disable-pip-version-check install --quiet --quiet --require-hashes
@@ -20,7 +20,9 @@ help:
 	@echo 'make test             the same, and then all tests'
 	@echo 'make deep             the continuity properties for a long time'
 	@echo 'make mutants          known mistakes, each of which the tests must find'
-	@echo 'make chaos            calls in real time among faults, and what became of each word (CALLS= SECONDS= SEED=)'
+	@echo 'make chaos            both of these:'
+	@echo 'make chaos-calls      calls in real time among faults, and what became of each word'
+	@echo '                      (CALLS= SECONDS= SEED= BATCH_MS=auto|0|100)'
 	@echo 'make chaos-jobs       10 000 jobs while workers are killed (JOBS_IN_ALL= BACKENDS=)'
 	@echo 'make bench            what a call costs, beside nginx and others (SYSTEMS= CALLS= SECONDS= RUNS= REPORT=)'
 	@echo 'make bench-blackout   500 calls that lose Deepgram at once: how fast they replay'
@@ -89,9 +91,13 @@ lint: setup
 # A fault every few seconds: make chaos CALLS=20 SECONDS=300 SEED=7
 SEED ?= 1
 
+# One after the other, and the second also if the first one fails.
 chaos: setup
+	@$(MAKE) --no-print-directory --keep-going --jobs=1 chaos-calls chaos-jobs
+
+chaos-calls: setup
 	@$(BIN)/python -m tests.chaos.run --calls $(or $(CALLS),50) --seconds $(or $(SECONDS),600) --seed $(SEED) \
-	  --report tests/chaos/report.md
+	  --batch-ms $(or $(BATCH_MS),auto) --report tests/chaos/report.md
 
 chaos-jobs: setup
 	@$(BIN)/python -m tests.chaos.jobs --jobs $(or $(JOBS_IN_ALL),10000) \

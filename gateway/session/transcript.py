@@ -53,9 +53,9 @@ class Transcript:
 
     # With more than thirty names an instance has a dict of its own, of 1.5 KiB.
     __slots__ = (  # noqa: SIM905 (forty names, one to a line, say no more)
-        "_annotate _as_it_comes _clock _diarized _edge _epoch _finals _forsaken _is_aside _latest _moved _notes "
-        "_overdue _paused _preroll _reached _recogniser _said _seams _sequence _speaker_base _speakers "
-        "_speaking _spoken _strategy _turn _turn_base _turn_paused _turn_resumes _turn_told gaps "
+        "_annotate _as_it_comes _clock _diarized _edge _epoch _finals _forsaken _is_aside _latest _moved "
+        "_notes _overdue _paused _preroll _reached _recogniser _said _seams _sequence _speaker_base "
+        "_speakers _speaking _spoken _strategy _turn _turn_base _turn_paused _turn_resumes _turn_told gaps "
         "quarantined repeated stop timeline"
     ).split()
 

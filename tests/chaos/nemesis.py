@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from typing import Any, Final
 
-from tests.chaos.plan import CallPlan, Shared, Strike
+from tests.chaos.plan import CallPlan, Leg, Shared, Strike
 from tests.chaos.stage import EmulatorProcess, GatewayProcess
 from tests.fakes.fault_proxy import FaultProxy, Link
 
@@ -38,6 +38,7 @@ ACTIONS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "negative": ("implausible", {"oddity": "negative"}),
     "regressing": ("implausible", {"oddity": "regressing"}),
     "beyond": ("implausible", {"oddity": "beyond"}),
+    "flux-error": ("flux-error", {}),
 }
 AMOUNTS: Final = {
     "freeze": "lasts",
@@ -52,12 +53,12 @@ class Nemesis:
     """`done` counts what struck, `missed` what found no connection; `log` is per call, for people."""
 
     def __init__(
-        self, proxy: FaultProxy, emulator: EmulatorProcess, gateway: GatewayProcess, zero: float
+        self, legs: dict[Leg, FaultProxy], emulator: EmulatorProcess, gateway: GatewayProcess, zero: float
     ) -> None:
         self.done: Counter[str] = Counter()
         self.missed: Counter[str] = Counter()
         self.log: dict[str, list[str]] = {}
-        self._proxy = proxy
+        self._legs = legs
         self._emulator = emulator
         self._gateway = gateway
         self._loop = asyncio.get_running_loop()
@@ -82,19 +83,21 @@ class Nemesis:
         for strike in strikes:
             await asyncio.sleep(max(0.0, start + strike.at - self._loop.time()))
             struck = await self._strike(tag, strike)
-            (self.done if struck else self.missed)[what + strike.kind] += 1
-            self._note(tag, f"{what}{strike.kind} {strike.amount:.2f}{'' if struck else ' (missed)'}")
+            name = f"{what}{'client: ' if strike.leg == 'client' else ''}{strike.kind}"
+            (self.done if struck else self.missed)[name] += 1
+            self._note(tag, f"{name} {strike.amount:.2f}{'' if struck else ' (missed)'}")
 
     def _note(self, tag: str, text: str) -> None:
         self.log.setdefault(tag, []).append(f"{self._loop.time() - self._zero:.3f} {text}")
 
     async def _strike(self, tag: str, strike: Strike) -> bool:
-        link = self._proxy.open_link(tag)
+        proxy = self._legs[strike.leg]
+        link = proxy.open_link(tag)
         if link is None:
             return False
         action = ACTIONS.get(strike.kind)
         if action is None:
-            self._network(link, strike)
+            self._network(proxy, link, strike)
             return True
         name, options = action
         if strike.kind in AMOUNTS:
@@ -103,7 +106,7 @@ class Nemesis:
             options = {"count": round(strike.amount)}
         return await self._emulator.act(link.request_id, name, options) > 0
 
-    def _network(self, link: Link, strike: Strike) -> None:
+    def _network(self, proxy: FaultProxy, link: Link, strike: Strike) -> None:
         amount = strike.amount
         match strike.kind:
             case "reset":
@@ -116,6 +119,8 @@ class Nemesis:
                 link.half_open(amount)
             case "black-hole":
                 link.half_open(FOREVER)
+            case "zombie":
+                link.zombie(amount)
             case "late-network":
                 link.late(amount, 3 * amount)
             case "bandwidth":
@@ -127,13 +132,13 @@ class Nemesis:
             case "jitter":
                 link.jitter(0.25, amount)
             case "dripping-dial":
-                self._proxy.dripping.add(link.tag)
+                proxy.dripping.add(link.tag)
                 link.reset()
             case "slow-dial":
-                self._proxy.slow_dials[link.tag] = amount
+                proxy.slow_dials[link.tag] = amount
                 link.reset()
             case "dial-timeout":
-                self._proxy.slow_dials[link.tag] = FOREVER
+                proxy.slow_dials[link.tag] = FOREVER
                 link.reset()
             case _:
                 raise ValueError(strike.kind)
@@ -145,9 +150,10 @@ class Nemesis:
         if shared.kind == "stall":
             await self._gateway.stall(shared.lasts)
             return
-        for link in self._proxy.all():
+        proxy = self._legs["deepgram"]
+        for link in proxy.all():
             link.reset() if shared.kind == "refuse" else link.half_open(FOREVER)
-        self._proxy.refusing = shared.kind == "refuse"
-        self._proxy.hanging = shared.kind == "hang"
+        proxy.refusing = shared.kind == "refuse"
+        proxy.hanging = shared.kind == "hang"
         await asyncio.sleep(shared.lasts)
-        self._proxy.refusing = self._proxy.hanging = False
+        proxy.refusing = proxy.hanging = False

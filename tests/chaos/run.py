@@ -1,8 +1,9 @@
 """`make chaos`: many calls for minutes, a fault every few seconds, and then: what became of each word?
 
-    clients ──► gateway serve ──► fault proxy ──► gateway emulate --engine tokens
+    clients ──► (fault proxy) ──► gateway serve ──► fault proxy ──► gateway emulate --engine tokens
 
-Gateway and emulator are processes of their own; clients, proxy and nemesis share this one. All on 127.0.0.1.
+Gateway and emulator are processes of their own; clients, proxies and nemesis share this one. Clients that may
+come back reach the gateway through a proxy, too. All on 127.0.0.1.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from urllib.parse import parse_qs
 
 import uvloop
 
-from tests.chaos.caller import Caller
+from tests.chaos.caller import Caller, PlainCaller, ResumingCaller
 from tests.chaos.check import Connection, Verdict, judge
 from tests.chaos.nemesis import Nemesis
 from tests.chaos.plan import CallPlan, call_plan, emulator_faults, shared_plan
@@ -40,6 +41,7 @@ class Outcome:
     seed: int
     calls: int
     seconds: float
+    batch_ms: str = "auto"
     plans: list[CallPlan] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
@@ -54,10 +56,16 @@ class Outcome:
 
 
 async def chaos(
-    calls: int, seconds: float, seed: int, *, faults: bool = True, keep: Path | None = None
+    calls: int,
+    seconds: float,
+    seed: int,
+    *,
+    batch_ms: str = "auto",
+    faults: bool = True,
+    keep: Path | None = None,
 ) -> Outcome:
-    """One run. Failing calls leave their histories in `keep`."""
-    outcome = Outcome(seed, calls, seconds)
+    """One run; `batch_ms` is the gateway's setting. Failing calls leave their histories in `keep`."""
+    outcome = Outcome(seed, calls, seconds, batch_ms)
     spread = min(10.0, seconds / 6)
     outcome.plans = [call_plan(n, seed, seconds, spread=spread, faults=faults) for n in range(calls)]
     began = time.monotonic()
@@ -67,7 +75,7 @@ async def chaos(
         gateway = GatewayProcess(directory / "gateway.log")
         try:
             await emulator.begin(_knobs(seed, calls, seconds, faults), directory)
-            await _with_proxy(outcome, emulator, gateway, directory, faults, keep)
+            await _with_proxies(outcome, emulator, gateway, directory, faults, keep)
         finally:
             outcome.gateway_exit = await gateway.stop()
             await emulator.end()
@@ -84,7 +92,7 @@ def _knobs(seed: int, calls: int, seconds: float, faults: bool) -> dict[str, obj
     }
 
 
-async def _with_proxy(
+async def _with_proxies(
     outcome: Outcome,
     emulator: EmulatorProcess,
     gateway: GatewayProcess,
@@ -94,11 +102,18 @@ async def _with_proxy(
 ) -> None:
     proxy = FaultProxy(emulator.address)
     await proxy.start()
+    await gateway.begin(proxy.address, outcome.batch_ms, directory)
+    front = FaultProxy(gateway.address)
+    await front.start()
     try:
-        await gateway.begin(proxy.url, directory)
         zero = asyncio.get_running_loop().time()
-        nemesis = Nemesis(proxy, emulator, gateway, zero)
-        callers = [Caller(plan, gateway.address, zero, outcome.seed) for plan in outcome.plans]
+        nemesis = Nemesis({"deepgram": proxy, "client": front}, emulator, gateway, zero)
+        callers: list[Caller] = [
+            ResumingCaller(plan, front.address, zero, outcome.seed)
+            if plan.way == "resuming"
+            else PlainCaller(plan, gateway.address, zero, outcome.seed)
+            for plan in outcome.plans
+        ]
         haunting = [asyncio.create_task(nemesis.haunt(c.plan, c.began, c.ends)) for c in callers]
         if faults:
             haunting.append(
@@ -114,6 +129,7 @@ async def _with_proxy(
         outcome.faults, outcome.missed = nemesis.done, nemesis.missed
         await _judge_all(outcome, callers, proxy, emulator, nemesis, gateway, keep)
     finally:
+        await front.stop()
         await proxy.stop()
 
 
@@ -173,7 +189,7 @@ def _keep(
         "calls": outcome.calls,
         "seconds": outcome.seconds,
         "verdict": asdict(verdict),
-        "query": plan.query,
+        "path": plan.path,
         "schedule": [asdict(strike) for strike in plan.strikes],
         "struck": strikes,
         "client": asdict(caller.history),
@@ -185,7 +201,7 @@ def _keep(
 
 def _place(plan: CallPlan, connection: Connection) -> list[float]:
     """Where a connection's audio lies in the client's, in seconds: [begin, end)."""
-    base, rate = plan.audio.find(connection.audio), plan.fmt.bytes_per_second
+    base, rate = plan.audio.find(connection.audio), plan.bytes_per_second
     return [base / rate, (base + len(connection.audio)) / rate]
 
 
@@ -194,11 +210,19 @@ def main() -> int:
     parser.add_argument("--calls", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--batch-ms", default="auto", help="[server] batch_ms of the gateway")
     parser.add_argument("--no-faults", action="store_true", help="the baseline: nothing goes wrong")
     parser.add_argument("--report", type=Path, help="where to write the report, in Markdown")
     options = parser.parse_args()
     keep = HERE / "failures"
-    run = chaos(options.calls, options.seconds, options.seed, faults=not options.no_faults, keep=keep)
+    run = chaos(
+        options.calls,
+        options.seconds,
+        options.seed,
+        batch_ms=options.batch_ms,
+        faults=not options.no_faults,
+        keep=keep,
+    )
     outcome: Outcome = uvloop.run(run)
     print(table(outcome))
     for verdict in outcome.failures:

@@ -160,17 +160,22 @@ class GatewayProcess(Process):
         super().__init__(log)
         self.address = ("", 0)
 
-    async def begin(self, url: str, directory: Path) -> None:
+    async def begin(self, upstream: tuple[str, int], batch_ms: str, directory: Path) -> None:
         path = directory / "gateway.toml"
-        path.write_text(_CONFIG.format(url=url))
+        host, port = upstream
+        batch = batch_ms if batch_ms.isdigit() else json.dumps(batch_ms)
+        path.write_text(_CONFIG.format(host=host, port=port, batch_ms=batch))
         await self.start("serve", "--config", str(path))
         listening = json.loads(await self.line("server.listening"))
         await self.line("server.ready")
         self.address = (listening["host"], listening["port"])
 
     def ports(self) -> set[int]:
-        """The local ports of the TCP sockets it holds, told by the kernel."""
+        """The local ports of its TCP sockets, told by the kernel. Raises `RuntimeError` if it died."""
         assert self._child is not None
+        if self._child.returncode is not None:
+            last = self.log.read_text()[-4000:]
+            raise RuntimeError(f"the gateway ended with {self._child.returncode}:\n{last}")
         proc = Path(f"/proc/{self._child.pid}")
         inodes = {_socket_inode(path) for path in (proc / "fd").iterdir()} - {""}
         rows = [line.split() for line in (proc / "net" / "tcp").read_text().splitlines()[1:]]
@@ -185,6 +190,7 @@ _CONFIG = """\
 [server]
 port = 0
 drain = 1
+batch_ms = {batch_ms}
 max_connections = 100000
 [sidecar]
 port = 0
@@ -192,7 +198,7 @@ port = 0
 url = "none"
 [[deepgram.regions]]
 name = "r0"
-url = "{url}"
+url = "http://{host}:{port}"
 """
 
 

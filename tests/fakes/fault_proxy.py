@@ -149,6 +149,8 @@ class Link:
         self.up = Pipe()
         self.down = Pipe()
         self.over = False
+        self.lingers = False
+        """Whether what the near end said before it went is still to arrive."""
         self._loop = asyncio.get_running_loop()
         self._reset_at = 1 << 62
 
@@ -160,6 +162,11 @@ class Link:
         """Nothing passes either way, and nobody is told."""
         for pipe in (self.up, self.down):
             pipe.hold(self._loop.time() + seconds)
+
+    def zombie(self, seconds: float) -> None:
+        """Half open, and at last what the near end had said arrives, though it may be gone long since."""
+        self.half_open(seconds)
+        self.lingers = True
 
     def late(self, delay: float, seconds: float) -> None:
         for pipe in (self.up, self.down):
@@ -255,6 +262,10 @@ class _Near(asyncio.Protocol):
         return not self._link.over
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._link.lingers:
+            self._link.over = True
+            self._link.up.end()
+            return
         self._link.stop()
         if self._link.up.sink is not None:
             self._link.up.sink.close()
@@ -291,7 +302,7 @@ class _Far(asyncio.Protocol):
 
 
 class FaultProxy:
-    """`url` leads to `target`. While `refusing`, every new connection is reset."""
+    """`address` leads to `target`. While `refusing`, every new connection is reset."""
 
     def __init__(self, target: tuple[str, int]) -> None:
         self.target = target
@@ -302,17 +313,21 @@ class FaultProxy:
         """Seconds that the next dial of a tag waits for its answer."""
         self.dripping: set[str] = set()
         """Tags whose next dial is answered byte by byte."""
-        self.url = ""
+        self.address = ("", 0)
         self.ports: dict[int, str] = {}
         """Whose connection came from which port, the latest of each."""
         self.tasks: list[asyncio.Task[None]] = []
         self._links: defaultdict[str, list[Link]] = defaultdict(list)
         self._server: asyncio.Server | None = None
 
+    @property
+    def url(self) -> str:
+        return "http://{}:{}".format(*self.address)
+
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: _Near(self), "127.0.0.1", 0, backlog=1024)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        self.address = self._server.sockets[0].getsockname()
 
     async def stop(self) -> None:
         if self._server is not None:
