@@ -139,7 +139,7 @@ class PlainCaller(Caller):
         self.began.set()
         reading = self._loop.create_task(self._read(client))
         try:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, RuntimeError):  # the latter is uvloop's, of a closed transport
                 await self._talk(client)
             if self.plan.vanishes:
                 client.writer.transport.abort()
