@@ -111,7 +111,9 @@ class Metrics:
         self.job_attempts = Counts(table.JOB_ATTEMPTS)
         self.job_wait = Histogram(table.JOB_BUCKETS)
         self.job_seconds = Histogram(table.JOB_BUCKETS)
-        self.redis_up = 1
+        self.jobs_missing = 0
+        self.redis_up = self.redis_policy_ok = 1
+        self.redis_errors = Counts(table.REDIS_ERRORS)
         self.config_generation = 1
         self.build_info = {(version, platform.python_version()): 1}
         self._refreshers: list[Callable[[], None]] = []

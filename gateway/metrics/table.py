@@ -44,6 +44,7 @@ SHED_STAGES: Final = ("refused", "shrunk", "closed")
 RESUME_OUTCOMES: Final = ("recovered", "lost", "unknown", "wrong_token", "mistaken", "abandoned")
 """What becomes of a client that wants its session back: it has it; results that it lacks are gone; there is
 none of its own; refused; closed for another first message; gone before it said anything."""
+REDIS_ERRORS: Final = ("timeout", "failed")
 STORE_ERRORS: Final = ("down", "full", "conflict", "failed")
 """Why a write was not done: no database; too much waits; the row exists; its own fault."""
 JOB_STATES: Final = ("queued", "running", "succeeded", "failed", "cancelled")
@@ -438,7 +439,24 @@ METRICS: Final = (
     ),
     Described("gw_job_seconds", "histogram", (), "job_seconds", "Duration of attempts at jobs."),
     Described(
-        "gw_redis_up", "gauge", (), "redis_up", "Whether the Redis of the jobs answers; 1 without one."
+        "gw_redis_up", "gauge", (), "redis_up", "Whether the Redis of the jobs takes writes; 1 without one."
+    ),
+    Described(
+        "gw_redis_policy_ok",
+        "gauge",
+        (),
+        "redis_policy_ok",
+        "Whether its maxmemory-policy is noeviction; with another one jobs may be late.",
+    ),
+    Described(
+        "gw_redis_errors_total",
+        "counter",
+        ("reason",),
+        "redis_errors",
+        "Commands to it that came to nothing.",
+    ),
+    Described(
+        "gw_jobs_missing_total", "counter", (), "jobs_missing", "Jobs that were due and unknown to it."
     ),
     Described("gw_loop_lag_seconds", "histogram", (), "loop_lag", "How late the event loop ran a timer."),
     Described(

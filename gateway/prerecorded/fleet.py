@@ -8,6 +8,9 @@ attempts are not used.
 BullMQ 3.4 on redis-py 8 needs: no `socket_timeout` shorter than its blocking read (idle workers would go
 deaf), a `maxStalledCount` beyond what happens, the server's version asked for before the first job (else
 waits are whole seconds), a hash tag in the prefix and no bulk adds on a cluster.
+
+Replicas are not waited for (WAIT): what a failover loses is a row that is swept up within ten seconds, and a
+replica that is slow or gone would hold up, or refuse, jobs that are safe already.
 """
 
 from __future__ import annotations
@@ -27,7 +30,9 @@ from redis.asyncio import Redis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisClusterException, RedisError
+from redis.exceptions import TimeoutError as RedisTimeout
 
 from gateway.config import JobsConfig
 from gateway.errors import StoreError
@@ -41,8 +46,10 @@ from gateway.store.store import Store
 NAME: Final = "transcriptions"
 ENQUEUE_SECONDS: Final = 2.0
 """For all that one request brings; what is not in Redis by then is added by the sweep."""
+COMMAND_SECONDS: Final = 1.0
+"""For a command that does not wait by its nature: a server that hangs holds up nobody who hands jobs in."""
 PROBE_SECONDS: Final = 0.5
-SOCKET_SECONDS: Final = 15.0
+READ_SECONDS: Final = 15.0
 """Longer than a blocking read (10 s at most), short enough for a server that has gone without a word."""
 LOCK: Final = 1 / 3
 """Of a lease: how long BullMQ waits for a sign of life before it delivers a job again."""
@@ -56,19 +63,24 @@ LATER: Final = 1.0
 SOON: Final = 0.1
 """Seconds until a job is delivered again whose row was not free, though it looked due."""
 ANY_NUMBER: Final = 1_000_000
+OURS: Final = "~"
+"""What neither an id of a job nor a key of BullMQ's has in it."""
+KEEPS_ALL: Final = "noeviction"
 COMPLETED: Final = {"age": 3600, "count": 1000}
 """What BullMQ keeps of jobs that have ended well: it is for people who look at a board; the rows know all."""
 _DOWN: Final = (RedisError, RedisClusterException, OSError, TimeoutError)  # the second is no RedisError
 
 
-def connect(config: JobsConfig) -> Any:
-    """A client of `jobs.redis`, made for BullMQ. Connects when it is used."""
+def connect(config: JobsConfig, seconds: float) -> Any:
+    """A client of `jobs.redis`, made for BullMQ; a reply may take so many `seconds`. Connects when used."""
     options: dict[str, Any] = {
         "decode_responses": True,
-        "socket_timeout": SOCKET_SECONDS,
-        "socket_connect_timeout": 2.0,
+        "socket_timeout": seconds,
+        "socket_connect_timeout": COMMAND_SECONDS,
+        "max_connections": ANY_NUMBER,  # beyond its own limit redis-py refuses commands instead of waiting
     }
-    retry = Retry(ExponentialBackoff(cap=0.5, base=0.05), 3)
+    # What has timed out is not tried again: that would take as long once more.
+    retry = Retry(ExponentialBackoff(cap=0.5, base=0.05), 3, supported_errors=(RedisConnectionError,))
     if not config.redis_cluster:
         return Redis.from_url(config.redis[0], retry=retry, **options)
     urls = [urlsplit(url) for url in config.redis]
@@ -81,6 +93,14 @@ def connect(config: JobsConfig) -> Any:
         retry=retry,
         **options,
     )
+
+
+def _note(metrics: Metrics, error: Exception) -> None:
+    """Counts a command that failed; what others than Redis raise is none."""
+    if isinstance(error, TimeoutError | RedisTimeout):
+        metrics.redis_errors.add("timeout")
+    elif isinstance(error, _DOWN):
+        metrics.redis_errors.add("failed")
 
 
 async def _end(tasks: Set[asyncio.Task[None]]) -> None:
@@ -114,9 +134,11 @@ class FleetQueue:
         self._metrics = metrics
         self._log = log
         self._clock = clock
-        self._redis = connect(config)
+        self._redis = connect(config, COMMAND_SECONDS)
         self._queue = Queue(NAME, {"connection": self._redis, "prefix": config.redis_prefix})
-        self._puller = Puller(worker, store, config, log=log, clock=clock) if worker else None
+        self._puller = (
+            Puller(worker, store, config, metrics=metrics, log=log, clock=clock) if worker else None
+        )
         self._tasks: set[asyncio.Task[None]] = set()
         self._swept = ""
         self.healthy = False
@@ -135,12 +157,15 @@ class FleetQueue:
                 await self._add([job for job in jobs if not job.attempts])
                 await self._add_unknown([job for job in jobs if job.attempts])
         except _DOWN as exc:
+            _note(self._metrics, exc)
             self._log.warning("jobs.not_enqueued", jobs=len(jobs), error=str(exc))
 
     async def cancel(self, job: Job) -> None:
         with contextlib.suppress(*_DOWN):
             async with asyncio.timeout(ENQUEUE_SECONDS):
-                await self._queue.remove(job.id)  # without effect on one that runs: its worker sees the row
+                await self._queue.remove(
+                    self._name(job)
+                )  # no effect on one that runs: its worker sees the row
 
     async def drain(self, seconds: float) -> None:
         if self._puller:
@@ -161,22 +186,28 @@ class FleetQueue:
         for one in added:
             await self._queue.add(one["name"], one["data"], one["opts"])
 
-    async def _add_unknown(self, jobs: Sequence[Job]) -> None:
-        """Adds what Redis does not know, or believes to have ended."""
+    async def _add_unknown(self, jobs: Sequence[Job]) -> int:
+        """Adds what Redis does not know, or believes to have ended; returns how many that were."""
         if not jobs:
-            return
+            return 0
         async with self._redis.pipeline(transaction=False) as pipe:
             for job in jobs:
-                pipe.hmget(self._queue.toKey(job.id), ["timestamp", "finishedOn"])
+                pipe.hmget(self._queue.toKey(self._name(job)), ["timestamp", "finishedOn"])
             known = await pipe.execute()
         for job, (_, finished) in zip(jobs, known, strict=True):
             if finished:
-                await self._queue.remove(job.id)
-        await self._add([job for job, (added, ended) in zip(jobs, known, strict=True) if ended or not added])
+                await self._queue.remove(self._name(job))
+        unknown = [job for job, (added, ended) in zip(jobs, known, strict=True) if ended or not added]
+        await self._add(unknown)
+        return len(unknown)
+
+    def _name(self, job: Job) -> str:
+        """The job's id in Redis: the same, unless BullMQ has a key of that name beside those of jobs."""
+        return job.id + OURS if job.id in self._queue.keys else job.id
 
     def _options(self, job: Job) -> dict[str, Any]:
         return {
-            "jobId": job.id,
+            "jobId": self._name(job),
             "priority": job.priority,
             "delay": max(0, round((job.run_at - self._clock()) * 1000)),
             "removeOnComplete": COMPLETED,
@@ -193,10 +224,12 @@ class FleetQueue:
     async def _probe(self) -> None:
         was = self.healthy
         try:
-            async with asyncio.timeout(ENQUEUE_SECONDS):
-                await self._redis.exists(self._queue.toKey("meta"))
+            async with asyncio.timeout(COMMAND_SECONDS):
+                # Written, not read: one that has no memory left, or may only be read, takes no jobs.
+                await self._redis.set(self._queue.toKey(OURS), "", ex=60)
             self.healthy = True
         except _DOWN as exc:
+            _note(self._metrics, exc)
             self.healthy = False
             if was:
                 self._log.error("redis.down", reason=str(exc))
@@ -204,17 +237,31 @@ class FleetQueue:
             self._log.info("redis.up")
         self._metrics.redis_up = int(self.healthy)
 
+    async def _judge(self) -> None:
+        """Whether Redis would throw jobs away for want of memory. INFO: CONFIG is not everybody's to ask."""
+        every = {"target_nodes": RedisCluster.ALL_NODES} if self._config.redis_cluster else {}
+        said = await self._redis.info("memory", **every)
+        nodes = said.values() if self._config.redis_cluster else [said]
+        evicting = {node.get("maxmemory_policy", KEEPS_ALL) for node in nodes} - {KEEPS_ALL}
+        if evicting and self._metrics.redis_policy_ok:
+            self._log.error(
+                "redis.evicts", policy=", ".join(evicting), remedy=f"maxmemory-policy {KEEPS_ALL}"
+            )
+        self._metrics.redis_policy_ok = int(not evicting)
+
     async def _sweep(self) -> None:
         """Adds again what is due and has been forgotten: page by page, so that a long queue costs little."""
         while True:
-            await asyncio.sleep(SWEEP_SECONDS)
             try:
+                await self._judge()
+                await asyncio.sleep(SWEEP_SECONDS)
                 page = await self._store.read(self._overdue)
-                if page:
-                    await self._add_unknown(page)
+                self._metrics.jobs_missing += await self._add_unknown(page)
                 self._swept = page[-1].id if len(page) == SWEPT else ""
             except (StoreError, *_DOWN) as exc:
+                _note(self._metrics, exc)
                 self._log.debug("jobs.not_swept", reason=str(exc))
+                await asyncio.sleep(SWEEP_SECONDS)
 
     async def _overdue(self, connection: Connection) -> list[Job]:
         return await rows.overdue(connection, self._clock() - LOST_AFTER, self._swept, SWEPT)
@@ -229,16 +276,24 @@ class Puller:
     """
 
     def __init__(
-        self, worker: Worker, store: Store, config: JobsConfig, *, log: Any, clock: Callable[[], float]
+        self,
+        worker: Worker,
+        store: Store,
+        config: JobsConfig,
+        *,
+        metrics: Metrics,
+        log: Any,
+        clock: Callable[[], float],
     ) -> None:
         self._worker = worker
         self._store = store
         self._config = config
+        self._metrics = metrics
         self._log = log
         self._clock = clock
         self._lock_ms = round(config.lease * LOCK * 1000)
         options = {
-            "connection": connect(config),  # its own, since it closes it
+            "connection": connect(config, READ_SECONDS),  # its own, since it closes it
             "prefix": config.redis_prefix,
             "lockDuration": self._lock_ms,
         }
@@ -292,6 +347,7 @@ class Puller:
             await self._bullmq.blockingRedisConnection.getRedisVersion()  # it asks once
             return await self._bullmq.getNextJob(token)
         except Exception as exc:  # also for what others put into Redis: the queue must not stand still
+            _note(self._metrics, exc)
             self._log.warning("jobs.redis", error=str(exc))
             await asyncio.sleep(PROBE_SECONDS)
             return None
@@ -307,6 +363,7 @@ class Puller:
                     await backend.extendLocks(ids, tokens, self._lock_ms)
                 await backend.moveStalledJobsToWait(ANY_NUMBER, pause_ms)
             except _DOWN as exc:
+                _note(self._metrics, exc)
                 self._log.debug("jobs.redis", error=str(exc))
 
     async def _deliver(self, delivered: QueuedJob) -> None:
@@ -355,10 +412,11 @@ class Puller:
         """The job as it is after this delivery, whether or not that had anything to do with it."""
         if queued.attemptsMade > queued.data.get("ended", 0):
             await self._retried_in_redis(queued)
-        claimed = await self._worker.claim(job_id=queued.id)
+        job_id = queued.id.removesuffix(OURS)
+        claimed = await self._worker.claim(job_id=job_id)
         if claimed and (after := await self._worker.run(claimed[0])):
             return after
-        return await self._store.read(lambda connection: rows.get(connection, queued.id))
+        return await self._store.read(lambda connection: rows.get(connection, job_id))
 
     async def _retried_in_redis(self, queued: QueuedJob) -> None:
         """Whoever presses retry in a bull-board means the job, not only what Redis knows of it.
@@ -367,9 +425,9 @@ class Puller:
         delivered twice, because its worker died, comes with as many.
         """
         await queued.updateData({"ended": queued.attemptsMade})
-        attempts = self._config.most_attempts
+        job_id, attempts = queued.id.removesuffix(OURS), self._config.most_attempts
         await self._store.write(
-            lambda connection: rows.retry(connection, queued.id, self._clock(), attempts, of=("failed",))
+            lambda connection: rows.retry(connection, job_id, self._clock(), attempts, of=("failed",))
         )
 
     async def _turn(self) -> bool:

@@ -110,6 +110,7 @@ class Worker:
         self._ended = ended
         self._announce = announce
         self._running: dict[tuple[str, int], tuple[Job, asyncio.Task[Job | None]]] = {}  # by id and attempt
+        self._ending: set[tuple[str, int]] = set()  # of those; the row may say already that they have ended
         self._idle = asyncio.Event()
         self._idle.set()
         self._draining = False
@@ -172,7 +173,7 @@ class Worker:
                 except Exception:
                     self._log.exception("jobs.defect")
                     continue
-                for gone in held & self._running.keys() - kept.items():
+                for gone in held & self._running.keys() - kept.items() - self._ending:
                     self._running[gone][1].cancel()
 
     async def reap(self) -> list[Job]:
@@ -221,6 +222,7 @@ class Worker:
             began = self._clock()
             outcome = await self._outcome(job)
             self._metrics.job_seconds.observe(max(0.0, self._clock() - began))
+            self._ending.add((job.id, job.attempts))
             return await self._end(job, self._settled(job, outcome), _name(outcome))
         except asyncio.CancelledError:
             # Its row was taken away, and then this changes nothing; or the worker is being drained.
@@ -229,6 +231,7 @@ class Worker:
             return None
         finally:
             del self._running[job.id, job.attempts]
+            self._ending.discard((job.id, job.attempts))
             if not self._running:
                 self._idle.set()
 

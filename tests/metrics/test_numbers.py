@@ -98,7 +98,7 @@ def test_transcriptions(metrics: Metrics) -> None:
 def test_series_are_bounded(metrics: Metrics) -> None:
     """Ten thousand odd values of every label make one series more, not ten thousand (faults.md 59)."""
     counts = [value for value in vars(metrics).values() if isinstance(value, Counts)]
-    assert len(counts) == 22
+    assert len(counts) == 23
     before = len(samples(metrics))
     for number in range(10_000):
         odd = f'odd"{number}\n'

@@ -54,8 +54,31 @@ async def test_what_redis_forgot_is_added_again(valkey_single: Valkey, tmp_path:
     working = await Host.start(place, done)
     ended = await working.until_ended(jobs)
     assert {job.state for job in ended} == {"succeeded"}
+    assert taking.metrics.jobs_missing + working.metrics.jobs_missing >= 5
     await working.stop()
     await taking.stop()
+
+
+@pytest.mark.parametrize("many", [False, True])
+async def test_all_at_once(request: pytest.FixtureRequest, tmp_path: Path, many: bool) -> None:
+    """However many hand jobs in, and however many end, at one moment: none has to be swept up."""
+    servers = request.getfixturevalue("valkey_cluster" if many else "valkey_single")
+    host = await Host.start(at(servers, tmp_path).change(concurrency=200), done)
+    jobs = [job for made in await asyncio.gather(*(host.submit() for _ in range(200))) for job in made]
+    await host.until_ended(jobs)
+    assert host.metrics.redis_errors["failed"] == 0
+    await host.stop()
+
+
+async def test_names_that_bullmq_needs(valkey_single: Valkey, tmp_path: Path) -> None:
+    """A caller may choose any id: none stops the queue."""
+    host = await Host.start(at(valkey_single, tmp_path), done)
+    assert isinstance(host.queue, FleetQueue)
+    for name in filter(None, host.queue._queue.keys):
+        [job] = await host.submit(id=name)
+        [ended] = await host.until_ended([job])
+        assert ended.state == "succeeded"
+    await host.stop()
 
 
 async def test_a_boards_retry_runs_the_job(valkey_single: Valkey, tmp_path: Path) -> None:
@@ -194,6 +217,73 @@ async def test_a_master_dies_in_mid_work(tmp_path: Path) -> None:
         assert {job.state for job in ended} == {"succeeded"}
         assert time.monotonic() - killed < 20
         await eventually(lambda: host.metrics.jobs_ended["succeeded"] == 80)  # counted after the row
+        await host.stop()
+
+
+async def test_a_redis_that_hangs(tmp_path: Path) -> None:
+    """It holds up nobody for long, and then nothing more is taken (faults.md 62); what was, is done after."""
+    with valkey.single() as server:
+        host = await Host.start(at(server, tmp_path), done)
+        with server.hanging():
+            async with asyncio.timeout(fleet.ENQUEUE_SECONDS + 1):
+                jobs = await host.submit()
+            assert host.metrics.redis_errors["timeout"]
+            await eventually(lambda: not host.queue.healthy)
+            with pytest.raises(StoreError):
+                await host.submit()
+        await eventually(lambda: host.queue.healthy)
+        [ended] = await host.until_ended(jobs)
+        assert ended.state == "succeeded"
+        await host.stop()
+
+
+async def test_replies_are_their_askers(tmp_path: Path) -> None:
+    """Whoever gives up asking leaves no reply to the next one on its connection (CVE-2023-28858)."""
+    with valkey.single() as server:
+        redis = fleet.connect(at(server, tmp_path).jobs, fleet.COMMAND_SECONDS)
+        with server.hanging():
+            asking = [asyncio.create_task(redis.echo(f"given up {number}")) for number in range(50)]
+            await asyncio.sleep(0.1)
+            for task in asking:
+                task.cancel()
+            await asyncio.wait(asking)
+        wanted = [f"{number}" for number in range(200)]
+        assert await asyncio.gather(*map(redis.echo, wanted)) == wanted
+        await redis.aclose()
+
+
+@pytest.mark.filterwarnings("ignore:IMPORTANT! Eviction policy")  # bullmq's own, which no log shows
+@pytest.mark.parametrize("many", [False, True])
+async def test_a_redis_that_would_throw_jobs_away(
+    request: pytest.FixtureRequest, tmp_path: Path, many: bool
+) -> None:
+    """Is told of, also if it is one of many, and jobs are taken all the same: the rows are safe (65)."""
+    servers: Valkey | Cluster = request.getfixturevalue("valkey_cluster" if many else "valkey_single")
+    one = servers.nodes[0] if isinstance(servers, Cluster) else servers
+    with one.client() as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        try:
+            host = await Host.start(at(servers, tmp_path), done)
+            await eventually(lambda: not host.metrics.redis_policy_ok)
+            assert (await host.until_ended(await host.submit()))[0].state == "succeeded"
+        finally:
+            client.config_set("maxmemory-policy", "noeviction")
+    await eventually(lambda: host.metrics.redis_policy_ok == 1)
+    await host.stop()
+
+
+async def test_a_redis_without_memory(tmp_path: Path) -> None:
+    """It answers, but takes nothing: nor do we."""
+    with valkey.single() as server:
+        host = await Host.start(at(server, tmp_path), done)
+        with server.client() as client:
+            client.config_set("maxmemory", 1)
+            await eventually(lambda: not host.queue.healthy)
+            with pytest.raises(StoreError):
+                await host.submit()
+            assert host.metrics.redis_errors["failed"]
+            client.config_set("maxmemory", 0)
+        await eventually(lambda: host.queue.healthy)
         await host.stop()
 
 

@@ -85,6 +85,29 @@ async def test_an_end_that_breaks(tmp_path: Path) -> None:
     await host.stop()
 
 
+async def test_a_sign_of_life_while_an_end_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its row is no longer this worker's to renew, since it has just ended it: that is told all the same."""
+    place = Place(f"sqlite:///{tmp_path}/gateway.db", JobsConfig(lease=0.3))
+    host = await Host.start(place, None)
+    beating = asyncio.create_task(host.worker.beat())
+    write_jointly = host.store.write_jointly
+
+    async def slowly(*arguments: Any) -> Any:
+        written = await write_jointly(*arguments)
+        await asyncio.sleep(0.5)  # some signs of life
+        return written
+
+    monkeypatch.setattr(host.store, "write_jointly", slowly)
+    await host.submit()
+    [claimed] = await host.worker.claim()
+    assert await host.worker.run(claimed)
+    assert host.metrics.jobs_ended["succeeded"] == 1
+    beating.cancel()
+    await host.stop()
+
+
 async def test_a_drain_while_the_store_is_down(tmp_path: Path) -> None:
     """Ends all the same: what cannot be written is left to who finds the lease over."""
     began = asyncio.Event()
