@@ -490,7 +490,7 @@ class PrerecordedConfig(_Section, frozen=True):
             ge=0,
             description="Seconds for which the same request again gets the answer of the first, and for "
             "which that goes on when its client has left: an SDK's own retries cost one transcription. "
-            "0 = off.",
+            "0 = off; a request with an Idempotency-Key has a day.",
         ),
     ] = 30.0
 

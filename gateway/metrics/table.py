@@ -20,7 +20,7 @@ ATTEMPT_OUTCOMES: Final = (
 """What came of asking Deepgram for a recording: the status of its answer, no answer, none in time."""
 UPLOAD_REFUSALS: Final = (
     *("empty", "too_large", "too_slow", "encoded", "malformed", "no_audio"),
-    *("callback", "credential", "busy", "draining", "spool_full"),
+    *("callback", "credential", "busy", "draining", "spool_full", "key_reused", "key_in_use"),
 )
 CLOSE_CODES: Final = ("1002", "1003", "1007", "1008", "1009")
 ABORT_REASONS: Final = ("write_buffer", "handshake_timeout", "capacity", "draining", "tls", "not_http")

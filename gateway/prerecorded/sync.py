@@ -12,12 +12,12 @@ import msgspec
 
 from gateway.auth import Principal
 from gateway.config import PrerecordedConfig
-from gateway.deepgram.errors import error_text
+from gateway.deepgram.errors import Refusal, error_text
 from gateway.deepgram.headers import Pairs
 from gateway.deepgram.query import ListenQuery
 from gateway.errors import UpstreamError
 from gateway.metrics import Metrics
-from gateway.prerecorded.copies import Copies
+from gateway.prerecorded.copies import Copies, Identity
 from gateway.prerecorded.spool import Spool, SpoolFile, SpoolFull
 from gateway.prerecorded.transcriber import Answer, Remote, Request, Transcriber
 from gateway.prerecorded.upload import Body, UploadRefused, take
@@ -29,6 +29,12 @@ CREDENTIAL_ALARMS: Final = {
     403: "upstream.model_forbidden",
 }
 """What the operator must mend: the key, the account, or what the project may use."""
+IN_USE: Final = Refusal(
+    409,
+    "IDEMPOTENCY_KEY_IN_USE",
+    "Idempotency-Key: the request that it came with is not answered yet.",
+    retry_after=1,
+)
 _DECISIVE_HEADERS: Final = ("authorization", "content-type")
 
 
@@ -40,11 +46,14 @@ class Order(NamedTuple):
     headers: Pairs
     idempotency_key: str = ""
 
-    def digest(self, recording: bytes) -> bytes:
-        """The same for two requests only if one of them is the other again."""
+    def identity(self, recording: bytes) -> Identity:
+        """`recording` is the digest of one, or says where it is."""
         decisive = [pair for pair in self.headers if pair[0].lower() in _DECISIVE_HEADERS]
-        said = (self.principal, self.query.raw, decisive, self.idempotency_key, recording)
-        return hashlib.blake2b(msgspec.msgpack.encode(said), digest_size=20).digest()
+        digest = _digest(self.principal, self.query.raw, decisive, self.idempotency_key, recording)
+        if not self.idempotency_key:
+            return Identity(digest, digest)
+        credential = [value for name, value in decisive if name.lower() == "authorization"]
+        return Identity(_digest(self.principal, credential, self.idempotency_key), digest)
 
 
 OnResult = Callable[[Order, Answer], None]
@@ -82,11 +91,11 @@ class Sync:
         await asyncio.gather(*self._running, return_exceptions=True)
 
     async def fetch(self, order: Order, remote: Remote) -> Answer:
-        """The answer for a recording that Deepgram fetches. Raises UpstreamError."""
-        key = order.digest(remote.body)
-        shared = self._copies.find(key)
+        """The answer for a recording that Deepgram fetches. Raises UpstreamError, UploadRefused."""
+        request = order.identity(remote.body)
+        shared = self._copies.find(request)
         if shared is None:
-            shared = self._copies.add(key, self._start(order, remote))
+            shared = self._copies.add(request, self._start(order, remote))
         else:
             self._metrics.upload_copies += 1
         return await self._copies.wait(shared)
@@ -94,9 +103,21 @@ class Sync:
     async def send(self, order: Order, recording: SpoolFile | Remote, seconds: float) -> Answer:
         """The answer for a recording that is all here and stays its caller's. Raises UpstreamError.
 
-        After so many seconds that is UpstreamTimeout. Copies are not looked for.
+        After so many seconds that is UpstreamTimeout. Copies are looked for by their name only; one that
+        comes while the first is under way is refused (UploadRefused), since that may end with its caller.
         """
-        return await self._start(order, recording, seconds, is_lent=True)
+        if not order.idempotency_key:
+            return await self._start(order, recording, seconds, is_lent=True)
+        request = order.identity(await _told(recording))
+        answer = self._answered(request)
+        if answer is None:
+            asking = self._start(order, recording, seconds, is_lent=True)
+            answer = await self._copies.add(request, asking).task
+        return answer
+
+    async def again(self, order: Order, recording: SpoolFile | Remote) -> Answer | None:
+        """What the same request was answered before, if it has a name and was. Raises UploadRefused."""
+        return self._answered(order.identity(await _told(recording))) if order.idempotency_key else None
 
     async def upload(self, order: Order, body: Body, declared: int | None) -> Answer:
         """The answer for a recording that comes as `body`, of `declared` bytes if that is said.
@@ -114,11 +135,11 @@ class Sync:
             if asking.done():
                 return asking.result()
             taking.result()
-            key = order.digest(await file.digest())
-            shared = self._copies.find(key)
+            request = order.identity(await file.digest())
+            shared = self._copies.find(request)
             if shared is None:
                 file.finish()
-                shared, is_shared = self._copies.add(key, asking), True
+                shared, is_shared = self._copies.add(request, asking), True
             else:
                 self._metrics.upload_copies += 1
                 self._running.discard(asking)
@@ -132,6 +153,15 @@ class Sync:
             await _end(taking)
             if not is_shared:
                 await _end(asking)
+
+    def _answered(self, request: Identity) -> Answer | None:
+        shared = self._copies.find(request)
+        if shared is None:
+            return None
+        if not shared.task.done():
+            raise UploadRefused("key_in_use", IN_USE)
+        self._metrics.upload_copies += 1
+        return shared.task.result()
 
     def _start(
         self,
@@ -182,6 +212,14 @@ class Sync:
             self._log.critical(name, status=answer.status, text=text, region=answer.region)
             answer = _hidden(answer)
         return answer
+
+
+def _digest(*said: Any) -> bytes:
+    return hashlib.blake2b(msgspec.msgpack.encode(said), digest_size=20).digest()
+
+
+async def _told(recording: SpoolFile | Remote) -> bytes:
+    return recording.body if isinstance(recording, Remote) else await recording.digest()
 
 
 def _hidden(answer: Answer) -> Answer:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+IDEMPOTENCY: Final = {"Idempotency-Key": str}
+"""Of operations that do the same request once."""
+
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """`path` is aiohttp's pattern; `query` maps each query parameter to its type.
+    """`path` is aiohttp's pattern; `query` and `headers` map each parameter to its type.
 
     `body` is the type of the JSON that is taken, `media` are the other media types that are.
     `answers` has the type of each status's JSON, None where it is none.
@@ -24,6 +27,7 @@ class Operation:
     handler: Handler
     summary: str
     query: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, Any] = field(default_factory=dict)
     body: Any = None
     media: tuple[str, ...] = ()
     answers: Mapping[int, Any] = field(default_factory=dict)

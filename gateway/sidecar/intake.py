@@ -41,9 +41,13 @@ DOWN: Final = Refusal(503, "UNAVAILABLE", "Jobs cannot be taken or shown now.", 
 SLOW_FORM: Final = Refusal(408, "SLOW_UPLOAD", f"A part of the form takes longer than {GRACE:g} s to begin.")
 
 _MEDIA_TYPE: Final = re.compile(r"[!-~]{1,63}/[!-~]{1,63}( ?;[ -~]{0,255})?")
+_KEY: Final = re.compile(r"[ -~]{0,255}")
 ENCODED: Final = Refusal(415, "UNSUPPORTED_MEDIA_TYPE", "Content-Encoding: send the body as it is.")
 NOT_ASCII: Final = Refusal(400, "Bad Request", "The query is not percent-encoded.")
 NO_FORM: Final = Refusal(400, "INVALID_FORM", "The body is not the form that it says.")
+BAD_KEY: Final = Refusal(
+    400, "INVALID_FIELD", "Idempotency-Key: at most 255 visible ASCII characters are taken."
+)
 NO_MEDIA_TYPE: Final = Refusal(415, "UNSUPPORTED_MEDIA_TYPE", "Content-Type: is no media type.")
 
 _NO_FORM: Final = (ValueError, AssertionError, LookupError, HttpProcessingError, web.RequestPayloadError)
@@ -94,6 +98,7 @@ class Intake:
             raise UploadRefused("encoded", ENCODED)
         if not request.raw_path.isascii():
             raise UploadRefused("malformed", NOT_ASCII)
+        idempotency_key(request)
         limit = self._config.jobs.max_upload_bytes
         if (request.content_length or 0) > limit:
             raise too_large(limit)
@@ -206,6 +211,14 @@ class Intake:
         finally:
             self._metrics.upload_bytes += file.size
         file.finish()
+
+
+def idempotency_key(request: web.Request) -> str:
+    """The caller's own name for this very request, "" for none. Raises UploadRefused."""
+    key = request.headers.get("Idempotency-Key", "")
+    if not _KEY.fullmatch(key):
+        raise UploadRefused("malformed", BAD_KEY)
+    return key
 
 
 def _checked(media_type: str) -> str:

@@ -16,13 +16,14 @@ from gateway.config import Config
 from gateway.deepgram.errors import Refusal
 from gateway.deepgram.query import ListenQuery
 from gateway.errors import StoreConflict, StoreError
+from gateway.prerecorded.copies import OTHER_REQUEST
 from gateway.prerecorded.queue import Jobs
 from gateway.prerecorded.request import BadField, TranscribeRequest, read
 from gateway.prerecorded.spool import Spool, SpoolFile
 from gateway.sidecar import events
-from gateway.sidecar.api import Operation
+from gateway.sidecar.api import IDEMPOTENCY, Operation
 from gateway.sidecar.guard import ManyRefused, Refused, Wrong, json_answer
-from gateway.sidecar.intake import MEDIA, Intake
+from gateway.sidecar.intake import MEDIA, Intake, idempotency_key
 from gateway.sidecar.paging import asked_id, page_of, page_size, page_start
 from gateway.store.job import STATES, Job, JobError, JobRoute, JobState
 
@@ -117,6 +118,7 @@ class JobRoutes:
                 "/v1/jobs",
                 guarded(self._submit),
                 "Takes a recording, or the addresses of many: all of them or none.",
+                headers=IDEMPOTENCY,
                 body=JobRequest | list[JobRequest],
                 media=MEDIA,
                 answers={202: one | JobPage, 400: ManyRefused},
@@ -168,13 +170,13 @@ class JobRoutes:
             return await self._take(request, caller)
 
     async def _take(self, request: web.Request, caller: Principal) -> web.StreamResponse:
-        query = ListenQuery(request.raw_path.partition("?")[2])
+        query, key = ListenQuery(request.raw_path.partition("?")[2]), idempotency_key(request)
         if request.content_type == "application/json":
-            return await self._submit_json(request, query, caller)
+            return await self._submit_json(request, query, caller, key)
         async with self._intake.recording(request, query) as recording:
-            job = self.make(_a_job(recording.wanted), caller)
+            job = self.make(_a_job(recording.wanted), caller, key=key)
             await self._intake.check(caller, recording.wanted)
-            return accepted(await self.submit(job, recording.file, recording.media_type))
+            return accepted(await self.submit(job, recording.file, recording.media_type, key))
 
     async def _list(self, request: web.Request, caller: Principal) -> web.StreamResponse:
         state, size = _state(request.query.get("state")), page_size(request.query)
@@ -250,19 +252,21 @@ class JobRoutes:
             raise StoreError("jobs cannot be taken now")
 
     async def _submit_json(
-        self, request: web.Request, query: ListenQuery, caller: Principal
+        self, request: web.Request, query: ListenQuery, caller: Principal, key: str
     ) -> web.StreamResponse:
         said = await self._intake.json(request)
         if isinstance(said, list):
-            return _accepted_many(await self._submit_many(said, query, caller))
+            return _accepted_many(await self._submit_many(said, query, caller, key))
         if isinstance(said, dict) and "jobs" in said:
             raise BadField("jobs", "send the array of jobs as the body itself")
         wanted = _by_url(said, query)
-        job = self.make(wanted, caller)
+        job = self.make(wanted, caller, key=key)
         await self._intake.check(caller, wanted)
-        return accepted(await self.submit(job))
+        return accepted(await self.submit(job, key=key))
 
-    async def _submit_many(self, said: list[Any], query: ListenQuery, caller: Principal) -> list[Job]:
+    async def _submit_many(
+        self, said: list[Any], query: ListenQuery, caller: Principal, key: str
+    ) -> list[Job]:
         most = self._config.jobs.most_in_request
         if not 0 < len(said) <= most:
             raise Refused(
@@ -279,7 +283,7 @@ class JobRoutes:
                 if wanted.id in ids:
                     raise BadField("id", "is another job's in this request")
                 ids |= {wanted.id} if wanted.id else set()
-                jobs.append(self.make(wanted, caller))
+                jobs.append(self.make(wanted, caller, key=key, place=index))
             except BadField as exc:
                 errors.append(Wrong(index, exc.field, str(exc)))
         if not errors:
@@ -287,21 +291,32 @@ class JobRoutes:
         if errors:
             first = f"{len(errors)} of {len(said)} jobs are wrong; [{errors[0].index}] {errors[0].message}"
             raise Refused(Refusal(400, "INVALID_JOBS", first), errors)
-        return await self._written(jobs)
+        if key and await self.knows(caller, key, len(jobs)):
+            raise Refused(OTHER_REQUEST)  # there were more
+        return await self._written(jobs, key)
 
-    async def submit(self, job: Job, file: SpoolFile | None = None, media_type: str = "") -> Job:
-        """Accepts a job whose addresses are judged, with its audio if any. Raises Refused, StoreError."""
+    async def knows(self, caller: Principal, key: str, place: int = 0) -> bool:
+        """Whether a request of that key became a job, or that many and more. Raises StoreError."""
+        return await self._jobs.get(_id_of(caller, key, place), caller.id) is not None
+
+    async def submit(
+        self, job: Job, file: SpoolFile | None = None, media_type: str = "", key: str = ""
+    ) -> Job:
+        """Accepts a job whose addresses are judged, with its audio if any. Raises Refused, StoreError.
+
+        `key` is what it was made with.
+        """
         if file is None:
-            return (await self._written([job]))[0]
+            return (await self._written([job], key))[0]
         # The same id with the same audio has the same name, which is how it is known to be the same request.
         name = f"{hashlib.blake2b(job.id.encode(), digest_size=16).hexdigest()}.{(await file.digest()).hex()}"
         job = msgspec.structs.replace(job, spooled=name, media_type=media_type, size_bytes=file.size)
         try:
             await file.keep(name)
         except FileExistsError:
-            return (await self._written([job]))[0]
+            return (await self._written([job], key))[0]
         try:
-            [written] = await self._written([job])
+            [written] = await self._written([job], key)
         except Refused:
             await self._spool.delete(name)
             raise  # whatever else is raised, the row may yet be committed: what has none is swept
@@ -315,11 +330,20 @@ class JobRoutes:
         caller: Principal,
         route: JobRoute = "async",
         reason: str = "submitted as a job",
+        *,
+        key: str = "",
+        place: int = 0,
     ) -> Job:
-        """A job that is not submitted yet."""
+        """A job that is not submitted yet.
+
+        A request with an `Idempotency-Key` makes the same ids again, by the `place` of each job in it: so the
+        row, which no two jobs share, keeps it from being done twice, for as long as the job is kept.
+        """
+        if key and wanted.id:
+            raise BadField("id", "is said beside an Idempotency-Key, which stands for one")
         now = self._clock()
         return Job(
-            id=wanted.id or self._new_id(),
+            id=wanted.id or (_id_of(caller, key, place) if key else self._new_id()),
             principal=caller.id,
             priority=wanted.priority,
             query=wanted.query,
@@ -357,10 +381,12 @@ class JobRoutes:
             if (problem := problems.get((field, address)))
         ]
 
-    async def _written(self, jobs: Sequence[Job]) -> list[Job]:
+    async def _written(self, jobs: Sequence[Job], key: str) -> list[Job]:
         try:
             return await self._jobs.submit(jobs)
         except StoreConflict as exc:
+            if key:
+                raise Refused(OTHER_REQUEST) from None
             raise Refused(Refusal(409, "JOB_EXISTS", f"id: {exc} is the id of another job.")) from None
 
     async def _found(self, request: web.Request, caller: Principal) -> Job:
@@ -376,6 +402,10 @@ def _state(text: str | None) -> JobState | None:
     if text not in STATES:
         raise BadField("state", f"one of {', '.join(STATES)} is needed")
     return text
+
+
+def _id_of(caller: Principal, key: str, place: int) -> str:
+    return hashlib.blake2b(msgspec.msgpack.encode((caller, key, place)), digest_size=16).hexdigest()
 
 
 def _event_id(job: Job) -> str:

@@ -19,9 +19,9 @@ from gateway.prerecorded.spool import SpoolFull
 from gateway.prerecorded.sync import Order, Sync
 from gateway.prerecorded.transcriber import Answer, Remote
 from gateway.prerecorded.upload import UploadRefused, empty, take_small, too_large
-from gateway.sidecar.api import Operation
+from gateway.sidecar.api import IDEMPOTENCY, Operation
 from gateway.sidecar.errors import refusal
-from gateway.sidecar.intake import ENCODED, NOT_ASCII
+from gateway.sidecar.intake import ENCODED, NOT_ASCII, idempotency_key
 from gateway.sidecar.uploads import BUSY, Uploads
 
 MAX_JSON_BYTES: Final = 65_536
@@ -72,6 +72,7 @@ class Listen:
             Operation(
                 *("POST", path, self.handle, text),
                 body=RecordingUrl,
+                headers=IDEMPOTENCY,
                 media=media,
                 answers={200: Any},
                 expect=self._expect,
@@ -119,7 +120,7 @@ class Listen:
         authorization = upstream_authorization(self._config.auth.upstream, credential, self._api_key)
         up = forwarded(headers, authorization)
         up += [(name, value) for name, value in headers if name == "content-type"]
-        order = Order(principal, query, up, request.headers.get("Idempotency-Key", ""))
+        order = Order(principal, query, up, idempotency_key(request))
         if request.content_type == "application/json":
             body = await take_small(request.content, limit=MAX_JSON_BYTES, min_rate=limits.min_upload_rate)
             return relay(await self._sync.fetch(order, _checked(body)))

@@ -44,7 +44,8 @@ def describe(operations: Sequence[Operation], version: str) -> dict[str, Any]:
 def _schemas(operations: Iterable[Operation]) -> tuple[dict[Any, Any], dict[str, Any]]:
     types: list[Any] = [Refused]
     for operation in operations:
-        wanted = (*operation.query.values(), operation.body, *operation.answers.values())
+        parameters = (*operation.query.values(), *operation.headers.values())
+        wanted = (*parameters, operation.body, *operation.answers.values())
         members = [member for kind in wanted if kind is not None for member in _members(kind)]
         types += [one for one in members if one not in types]
     found, components = msgspec.json.schema_components(types, ref_template=_REFERENCE)
@@ -71,8 +72,9 @@ def _operation(operation: Operation, schemas: dict[Any, Any]) -> dict[str, Any]:
             for name in _PARAMETER.findall(operation.path)
         ]
         + [
-            {"name": name, "in": "query", "schema": _schema(kind, schemas)}
-            for name, kind in operation.query.items()
+            {"name": name, "in": place, "schema": _schema(kind, schemas)}
+            for place, named in (("query", operation.query), ("header", operation.headers))
+            for name, kind in named.items()
         ],
         "responses": {
             str(status): _answer(status, kind, schemas) for status, kind in operation.answers.items()

@@ -28,10 +28,10 @@ from gateway.prerecorded.targets import Targets
 from gateway.prerecorded.transcriber import Answer, Remote
 from gateway.prerecorded.upload import too_large
 from gateway.prerecorded.work import TOO_LONG
-from gateway.sidecar.api import Operation
+from gateway.sidecar.api import IDEMPOTENCY, Operation
 from gateway.sidecar.errors import refusal
 from gateway.sidecar.guard import Refused
-from gateway.sidecar.intake import MEDIA, Intake, Recording
+from gateway.sidecar.intake import MEDIA, Intake, Recording, idempotency_key
 from gateway.sidecar.jobs import NOT_KEPT, JobDocument, JobRoutes, accepted
 from gateway.sidecar.listen import LATE, UNREACHABLE, relay
 from gateway.store.job import JobRoute
@@ -41,6 +41,7 @@ PROBE_SECONDS: Final = 5.0
 PING_SECONDS: Final = 15.0
 SEND_SECONDS: Final = 30.0
 """For a client that does not read its events."""
+AGAIN: Final = Choice("sync", "answered before, by its Idempotency-Key")
 NO_STORE: Final = Refusal(422, "NO_JOBS", "store.url is 'none': there are no jobs.")
 
 
@@ -102,6 +103,7 @@ class Transcribe:
                 self._intake.guarded(self._handle),
                 "Transcribes a recording at once or as a job, whichever suits it; mode=stream: by events.",
                 query={"mode": Mode, "duration": float, "priority": int, "callback": str, "store": bool},
+                headers=IDEMPOTENCY,
                 body=TranscribeBody,
                 media=MEDIA,
                 answers={200: Transcript, 202: JobDocument},
@@ -127,16 +129,30 @@ class Transcribe:
     async def _route(
         self, request: web.Request, caller: Principal, recording: Recording
     ) -> web.StreamResponse:
-        self._may_be_called(recording.wanted)
-        await self._intake.check(caller, recording.wanted)
+        wanted, key = recording.wanted, idempotency_key(request)
+        self._may_be_called(wanted, key)
+        order = Order(caller, _with_wish(wanted), self._headers(request, recording), key)
+        if key and (before := await self._before(order, recording)):
+            return before
+        await self._intake.check(caller, wanted)
         choice = await self._choose(recording)
         if choice.route == "stream":
             return await self._stream(request, caller, recording, choice)
         if choice.route == "sync":
-            return await self._at_once(request, caller, recording, choice)
-        return await self._submit(caller, recording, choice.route, choice.reason)
+            return await self._at_once(order, recording, choice)
+        return await self._submit(order, recording, choice.route, choice.reason)
 
-    def _may_be_called(self, wanted: TranscribeRequest) -> None:
+    async def _before(self, order: Order, recording: Recording) -> web.StreamResponse | None:
+        """The answer to a request that came before by its key, whichever way it took then."""
+        key = order.idempotency_key
+        if self._jobs is not None and not self._no_jobs and await self._jobs.knows(order.principal, key):
+            return await self._submit(order, recording, "async", "")
+        answer = await self._sync.again(order, _source(recording))
+        return self._transcript(AGAIN, answer) if answer is not None else None
+
+    def _may_be_called(self, wanted: TranscribeRequest, key: str) -> None:
+        if key and wanted.mode == "stream":
+            raise BadField("Idempotency-Key", "the answer of mode=stream is given once")
         if wanted.callback and wanted.mode in ("sync", "stream"):
             raise BadField("callback", f"the answer of mode={wanted.mode} comes at once")
         if wanted.mode == "callback" and (problem := self._receiver.problem):
@@ -181,19 +197,15 @@ class Transcribe:
 
     # At once
 
-    async def _at_once(
-        self, request: web.Request, caller: Principal, recording: Recording, choice: Choice
-    ) -> web.StreamResponse:
+    async def _at_once(self, order: Order, recording: Recording, choice: Choice) -> web.StreamResponse:
         wanted = recording.wanted
-        source = recording.file or Remote.at(wanted.url or "")
-        order = Order(caller, _with_wish(wanted), self._headers(request, recording))
         try:
-            answer = await self._sync.send(order, source, self._config.route.patience)
+            answer = await self._sync.send(order, _source(recording), self._config.route.patience)
         except UpstreamTimeout:
             if self._no_jobs:
                 return refusal(LATE, self._new_request_id())
             reason = f"{choice.reason}; not done in {self._config.route.patience:g} s"
-            return await self._submit(caller, recording, "async", reason, reruns=1)
+            return await self._submit(order, recording, "async", reason, reruns=1)
         except UpstreamError:
             return refusal(UNREACHABLE, self._new_request_id())
         if answer.ok:
@@ -203,7 +215,7 @@ class Transcribe:
             route: JobRoute | None = way_out(self._receiver, ListenQuery(wanted.query), have)
             if route is not None:
                 reason = f"{choice.reason}; too long for one go (Deepgram answered {TOO_LONG})"
-                return await self._submit(caller, recording, route, reason)
+                return await self._submit(order, recording, route, reason)
         return relay(answer)
 
     def _transcript(self, choice: Choice, answer: Answer) -> web.Response:
@@ -221,12 +233,13 @@ class Transcribe:
     # As a job
 
     async def _submit(
-        self, caller: Principal, recording: Recording, route: JobRoute, reason: str, reruns: int = 0
+        self, order: Order, recording: Recording, route: JobRoute, reason: str, reruns: int = 0
     ) -> web.StreamResponse:
         assert self._jobs is not None
-        job = self._jobs.make(recording.wanted, caller, route, reason)
+        key = order.idempotency_key
+        job = self._jobs.make(recording.wanted, order.principal, route, reason, key=key)
         job = msgspec.structs.replace(job, reruns=reruns)
-        return accepted(await self._jobs.submit(job, recording.file, recording.media_type))
+        return accepted(await self._jobs.submit(job, recording.file, recording.media_type, key))
 
     # Live
 
@@ -283,6 +296,10 @@ class Transcribe:
                 raise BadField("url", str(exc)) from None
             file.finish()
             yield file
+
+
+def _source(recording: Recording) -> SpoolFile | Remote:
+    return recording.file or Remote.at(recording.wanted.url or "")
 
 
 def _with_wish(wanted: TranscribeRequest) -> ListenQuery:

@@ -104,6 +104,26 @@ async def test_a_worker_alone(stand: Stand, tmp_path: Path) -> None:  # noqa: F8
     assert found.state == "succeeded"
 
 
+async def test_a_key_outlives_the_process(stand: Stand, tmp_path: Path) -> None:  # noqa: F811 - a fixture is asked for by name
+    """The next one knows the job of a request that is sent again, and refuses another by its key."""
+    emulator = await stand.emulator()
+    found = []
+    for audio in (AUDIO, AUDIO, AUDIO * 2):
+        async with asyncio.TaskGroup() as tasks:
+            gateway = Gateway(settings(emulator.url, **kept(tmp_path)), "k", tasks)
+            await gateway.start()
+            base = "http://{}:{}".format(*gateway.sidecar_address)
+            async with (
+                aiohttp.ClientSession(base, headers={**HEADERS, "Idempotency-Key": "k"}) as session,
+                session.post(f"/v1/transcribe?{QUERY}&mode=async", data=audio) as response,
+            ):
+                found.append((response.status, (await response.json()).get("id")))
+            await gateway.stop(1)
+            await gateway.close()
+    assert found == [(202, found[0][1]), (202, found[0][1]), (422, None)]
+    assert len([upload for upload in emulator.uploads if upload.received]) <= 1
+
+
 async def test_a_stop_puts_back(stand: Stand, tmp_path: Path) -> None:  # noqa: F811 - a fixture is asked for by name
     """What is under way at the deadline is the next process's, at no attempt's cost."""
     emulator = await stand.emulator()

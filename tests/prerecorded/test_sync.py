@@ -199,6 +199,24 @@ async def test_what_makes_a_copy(stand: Stand) -> None:
     assert gateway.metrics.upload_copies == 2
 
 
+async def test_a_key_lasts(stand: Stand) -> None:
+    """Beyond the window; for another recording or query it is refused, of another caller it is not."""
+    emulator = await stand.emulator()
+    gateway = await stand.gateway(emulator.url, auth={"upstream": "client"}, prerecorded={"copies": 0})
+    key = {"Idempotency-Key": '"8e03978e-40d5"'}
+    first = await post(gateway, **key)
+    assert await post(gateway, **key) == first
+    for again in (post(gateway, AUDIO * 2, **key), post(gateway, query=LISTEN + "&tag=x", **key)):
+        status, body = await again
+        assert (status, b"came with another request" in body) == (422, True)
+    assert gateway.metrics.upload_copies == 1
+    assert gateway.metrics.uploads_refused["key_reused"] == 2
+    assert (await post(gateway, AUDIO * 2, Authorization="Token other", **key))[0] == 200
+    assert (await post(gateway, **{"Idempotency-Key": "x" * 256}))[0] == 400
+    assert gateway.metrics.requests == {("completed", "nova-3", "r0"): 2}
+    await eventually(lambda: quiet(gateway))
+
+
 async def test_copies_that_come_at_once(stand: Stand) -> None:
     """Ten uploads of the same end as one; the other nine never were whole at Deepgram."""
     emulator = await stand.emulator(batch_delay=2.0)

@@ -140,6 +140,46 @@ async def test_ids_of_ones_own(client: Client) -> None:
     assert client.kept == []
 
 
+async def test_a_key(client: Client) -> None:
+    """The same request is the same job, before and after its end; another one by that key is refused."""
+    key = {"headers": {**HEADERS, "Idempotency-Key": "k-1"}}
+    path = f"/v1/jobs?{MULAW}"
+    asked = [client.said("POST", path, data=AUDIO, **key) for _ in range(5)]
+    first, *others = await asyncio.gather(*asked)
+    assert {status for status, _ in (first, *others)} == {202}
+    assert {job["id"] for _, job in others} == {first[1]["id"]}
+    await client.ended(first[1]["id"])
+    await eventually(lambda: not client.kept)
+    status, again = await client.said("POST", path, data=AUDIO, **key)
+    assert (status, again["id"], again["state"]) == (202, first[1]["id"], "succeeded")
+    for query, audio in (("", AUDIO + b"\xff"), ("&tag=x", AUDIO)):
+        status, refused = await client.said("POST", path + query, data=audio, **key)
+        assert (status, refused["err_code"]) == (422, "IDEMPOTENCY_KEY_REUSED")
+    assert client.kept == []
+    assert len((await client.said("GET", "/v1/jobs"))[1]["jobs"]) == 1
+    for wrong, names in (({"Idempotency-Key": "x" * 256}, "Idempotency-Key"), (key["headers"], "id")):
+        status, refused = await client.said("POST", path + "&id=mine", data=AUDIO, headers=HEADERS | wrong)
+        assert (status, names in refused["err_msg"]) == (400, True)
+    assert (await client.said("DELETE", f"/v1/jobs/{first[1]['id']}"))[0] == 204
+    status, new = await client.said("POST", path, data=AUDIO + b"\xff", **key)
+    assert (status, new["state"]) == (202, "queued")
+    await client.ended(new["id"])
+
+
+async def test_a_key_for_many(client: Client) -> None:
+    """All of them, or it is another request."""
+    jobs = [{"url": f"https://1.1.1.1/{number}.wav"} for number in range(3)]
+    key = {"headers": {"Idempotency-Key": "many"}}
+    _, first = await client.said("POST", "/v1/jobs", json=jobs, **key)
+    assert len({job["id"] for job in first["jobs"]}) == 3
+    _, again = await client.said("POST", "/v1/jobs", json=jobs, **key)
+    assert [job["id"] for job in again["jobs"]] == [job["id"] for job in first["jobs"]]
+    for other in (jobs[:2], jobs[1:], jobs + jobs[:1], [*jobs[:2], {"url": "https://1.1.1.1/x.wav"}]):
+        status, refused = await client.said("POST", "/v1/jobs", json=other, **key)
+        assert (status, refused["err_code"]) == (422, "IDEMPOTENCY_KEY_REUSED"), other
+    assert len((await client.said("GET", "/v1/jobs"))[1]["jobs"]) == 3
+
+
 @pytest.mark.parametrize(
     ("options", "status", "names"),
     [

@@ -119,6 +119,55 @@ async def test_a_short_recording_is_transcribed_at_once(
     assert "mode=" not in query
 
 
+async def test_a_key_at_once(stand: Stand, tmp_path: Path) -> None:
+    """Transcribed once, whichever way is asked for later; refused meanwhile, and for another recording."""
+    emulator = await stand.emulator(batch_delay=0.5)
+    headers = {**HEADERS, "Idempotency-Key": "k"}
+    async with caller(stand, emulator, tmp_path) as client:
+        first = asyncio.create_task(client.post(headers=headers))
+        await eventually(lambda: emulator.uploads)
+        status, refused = await client.post(headers=headers)
+        assert (status, refused["err_code"]) == (409, "IDEMPOTENCY_KEY_IN_USE")
+        _, answer = await first
+        for query in (LISTEN, f"{LISTEN}&mode=async"):
+            status, again = await client.post(query=query, headers=headers)
+            assert (status, again["route"], again["result"]) == (200, "sync", answer["result"])
+            status, refused = await client.post(AUDIO + b"\xff", query, headers=headers)
+            assert (status, refused["err_code"]) == (422, "IDEMPOTENCY_KEY_REUSED")
+        status, refused = await client.post(query=f"{LISTEN}&mode=stream", headers=headers)
+        assert (status, refused["err_msg"][:15]) == (400, "Idempotency-Key")
+        assert len(emulator.uploads) == 1
+
+
+async def test_a_key_whose_caller_leaves(stand: Stand, tmp_path: Path) -> None:
+    """Is free again, for whatever comes."""
+    emulator = await stand.emulator(batch_delay=1000.0)
+    headers = {**HEADERS, "Idempotency-Key": "k"}
+    async with caller(stand, emulator, tmp_path) as client:
+        leaving = asyncio.create_task(client.post(headers=headers))
+        await eventually(lambda: emulator.uploads)
+        leaving.cancel()
+        await eventually(lambda: not client.gateway.http.uploads.active)
+        emulator.patch(batch_delay=0.0)
+        assert (await client.post(AUDIO * 2, headers=headers))[0] == 200
+
+
+async def test_a_key_of_a_job(stand: Stand, tmp_path: Path) -> None:
+    """Whichever way is asked for later, it is that job; also one that was begun at once and took too long."""
+    emulator = await stand.emulator(batch_delay=0.6)
+    headers = {**HEADERS, "Idempotency-Key": "k"}
+    async with caller(stand, emulator, tmp_path, route={"patience": 0.2}) as client:
+        _, job = await client.post(headers=headers)
+        assert job["reruns"] == 1
+        for query in (LISTEN, f"{LISTEN}&mode=async", f"{LISTEN}&mode=sync"):
+            status, again = await client.post(query=query, headers=headers)
+            assert (status, again["id"], again["reason"]) == (202, job["id"], job["reason"])
+            status, refused = await client.post(AUDIO + b"\xff", query, headers=headers)
+            assert (status, refused["err_code"]) == (422, "IDEMPOTENCY_KEY_REUSED")
+        await client.ended(job["id"])
+        assert (await client.post(headers=headers))[1]["state"] == "succeeded"
+
+
 async def test_deepgrams_refusals_come_unchanged(stand: Stand, tmp_path: Path) -> None:
     """Status and body are Deepgram's."""
     emulator = await stand.emulator(batch_faults=(BatchFault("refuse", status=402),))
