@@ -150,12 +150,13 @@ class Transcriber:
         now = asyncio.get_running_loop().time()
         region = self._config.regions[self._regions.choose(now)]
         context = SimpleNamespace(reused=False)
+        limit = asyncio.timeout_at(deadline)
         try:
-            async with asyncio.timeout_at(deadline):
+            async with limit:
                 answer = await self._ask(region, request, context)
         except TimeoutError as exc:
-            now = asyncio.get_running_loop().time()
-            if now < deadline:  # aiohttp's, of the connection
+            # Not by the clock: uvloop's timers may be a millisecond early.
+            if not limit.expired():  # aiohttp's, of the connection
                 raise self._unreachable(region, f"no connection in {self._config.dial_timeout:g} s") from exc
             self._metrics.recording_attempts.add("timeout")
             raise UpstreamTimeout("no answer before the deadline") from None

@@ -224,6 +224,15 @@ async def test_a_deepgram_that_does_not_answer(stand: Stand, spool: Spool) -> No
     assert deepgram._metrics.recording_attempts["timeout"] == 2
 
 
+async def test_a_deadline_is_never_the_connections_fault(stand: Stand) -> None:
+    """Whenever it comes, though a timer may be early by the clock that it was set by."""
+    emulator = await stand.emulator(batch_faults=[BatchFault("stall")])
+    async with transcriber(emulator.url, attempts=1) as deepgram:
+        for number in range(40):
+            with pytest.raises(UpstreamTimeout):
+                await deepgram.transcribe(request(Remote(b"{}")), soon(0.02 + number * 0.0001))
+
+
 async def test_a_connection_has_its_own_deadline(spool: Spool) -> None:
     """A server that never completes TLS is given up after dial_timeout, and tried again."""
     async with Answering(None) as server:
