@@ -26,6 +26,7 @@ from gateway.app import Gateway
 from gateway.config import JobsConfig
 from gateway.metrics import Metrics
 from gateway.prerecorded.fleet import FleetQueue
+from gateway.prerecorded.pools import Pools
 from gateway.store.job import Job
 from tests.fakes import valkey
 from tests.fakes.hosts import ROOT, done
@@ -124,6 +125,7 @@ class Rowless:
     """In place of a store and a worker: every job that comes has succeeded, and no row is written."""
 
     def __init__(self, jobs: int) -> None:
+        self.pools = Pools(1, 50, 3)
         self._left = jobs
         self._none: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.over = asyncio.Event()
@@ -154,9 +156,7 @@ class Rowless:
 
 async def alone(jobs: int, at_once: int, server: valkey.Valkey) -> Found:
     """A fleet's queue without rows: ten enqueue, `at_once` in a call, while jobs are claimed and ended."""
-    config = JobsConfig(
-        backend="fleet", redis=(server.url,), redis_prefix=f"{{alone-{at_once}}}", concurrency=50
-    )
+    config = JobsConfig(backend="fleet", redis=(server.url,), redis_prefix=f"{{alone-{at_once}}}")
     rowless: Any = Rowless(jobs)
     log = structlog.get_logger()
     queue = FleetQueue(rowless, rowless, config, metrics=Metrics([], "0"), log=log, clock=time.time)

@@ -19,6 +19,7 @@ from gateway.prerecorded import keep
 from gateway.prerecorded.detours import Detours
 from gateway.prerecorded.embedded import EmbeddedQueue
 from gateway.prerecorded.notify import Notifier
+from gateway.prerecorded.pools import Pools
 from gateway.prerecorded.queue import Changes, JobQueue, Jobs
 from gateway.prerecorded.receiver import Receiver
 from gateway.prerecorded.work import Work
@@ -75,12 +76,14 @@ class JobRoom:
         config, spool, transcriber = exchange.config, recordings.spool, recordings.transcriber
         authorization = upstream_authorization(config.auth.upstream, None, exchange.api_key)
         headers = [("authorization", authorization)] if authorization else []
-        detours = Detours(transcriber, spool, store, receiver, config, headers=headers)
+        pools = Pools.of(config.jobs, len(config.deepgram.regions))
+        detours = Detours(transcriber, spool, store, receiver, config, headers=headers, pools=pools)
         doing = Work(
             transcriber,
             spool,
             headers=headers,
             timeout=config.jobs.attempt_timeout,
+            pools=pools,
             too_long=detours.too_long,
             detour=detours.attempt,
         )
@@ -88,6 +91,7 @@ class JobRoom:
             store,
             doing.attempt,
             config.jobs,
+            pools=pools,
             name=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
             metrics=exchange.metrics,
             log=exchange.log,

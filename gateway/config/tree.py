@@ -509,8 +509,9 @@ class JobsConfig(_Section, frozen=True):
     profile: Annotated[
         Literal["default", "enterprise"],
         Meta(
-            description="What `concurrency` and `attempts` are while they are 0: 10 and 3 by default; 20 and "
-            "6, which are five retries, for an enterprise's own region pool."
+            description="What `concurrency` and `attempts` count. default: all, and they are 10 and 3 while "
+            "they are 0; enterprise: each of deepgram.regions is a pool with its own, 20 and 6 (five "
+            "retries), and when those at a job are used up it is the next region's."
         ),
     ] = "default"
     concurrency: Annotated[
@@ -574,16 +575,6 @@ class JobsConfig(_Section, frozen=True):
             "on one of its masters.",
         ),
     ] = "{gateway}"
-
-    @property
-    def at_once(self) -> int:
-        """Jobs that a worker runs at once."""
-        return self.concurrency or (20 if self.profile == "enterprise" else 10)
-
-    @property
-    def most_attempts(self) -> int:
-        """Attempts at a job before it has failed."""
-        return self.attempts or (6 if self.profile == "enterprise" else 3)
 
 
 class AuthConfig(_Section, frozen=True):

@@ -19,11 +19,14 @@ class Regions:
         self._failed_at: dict[str, float] = {}
         self._tried_at: dict[str, float] = {}
 
-    def choose(self, now: float) -> int:
-        """The index of the first usable region; when none is, of the one that was left alone longest."""
-        rested_at = [self._rested_at(name) for name in self._names]
-        usable = (i for i, at in enumerate(rested_at) if at <= now)
-        chosen = next(usable, rested_at.index(min(rested_at)))
+    def choose(self, now: float, among: Sequence[int] = ()) -> int:
+        """The index of the first usable region; when none is, of the one that was left alone longest.
+
+        `among`: indices in another order, or of some regions only.
+        """
+        rested_at = {i: self._rested_at(self._names[i]) for i in among or range(len(self._names))}
+        usable = (i for i, at in rested_at.items() if at <= now)
+        chosen = next(usable, min(rested_at, key=rested_at.__getitem__))
         self._tried_at[self._names[chosen]] = now
         return chosen
 

@@ -19,6 +19,7 @@ from gateway.config import Config
 from gateway.deepgram.headers import Pairs
 from gateway.deepgram.query import ListenQuery
 from gateway.prerecorded import split
+from gateway.prerecorded.pools import Pools
 from gateway.prerecorded.receiver import Receiver
 from gateway.prerecorded.split import Samples, Unsplittable
 from gateway.prerecorded.spool import Spool, SpoolFile
@@ -46,6 +47,7 @@ class Detours:
         config: Config,
         *,
         headers: Pairs,
+        pools: Pools,
     ) -> None:
         self._transcriber = transcriber
         self._spool = spool
@@ -53,6 +55,7 @@ class Detours:
         self._receiver = receiver
         self._config = config
         self._headers = headers
+        self._pools = pools
 
     async def attempt(self, job: Job) -> Outcome:
         """An attempt at a job whose route is no longer, or never was, to ask in one go."""
@@ -77,10 +80,10 @@ class Detours:
         query = ListenQuery(job.query).keep(lambda name: name != "callback_method")
         query = query.with_value("callback", quote(address.url, safe=""))
         if job.spooled is None:
-            answer = await self._ask(Remote.at(job.url or ""), query, "application/json")
+            answer = await self._ask(job, Remote.at(job.url or ""), query, "application/json")
         else:
             async with self._spool.recording(job.spooled) as file:
-                answer = await self._ask(file, query, job.media_type)
+                answer = await self._ask(job, file, query, job.media_type)
         return Waiting(self._config.callback.wait) if answer.ok else _too_long_or(answer)
 
     async def _redirect(self, job: Job, awaited: str | None = None) -> None:
@@ -112,7 +115,8 @@ class Detours:
             async for start, part in parts:
                 async with part:
                     # With retries of its own: one that stumbles does not cost those before it.
-                    answer = await self._transcriber.transcribe(self._request(part, asked), self._deadline())
+                    request = self._request(job, part, asked, "audio/wav")
+                    answer = await self._transcriber.transcribe(request, self._deadline())
                 outcome = _too_long_or(answer)
                 if not isinstance(outcome, Done):
                     return (
@@ -158,12 +162,17 @@ class Detours:
 
     # Both
 
-    async def _ask(self, recording: SpoolFile | Remote, query: ListenQuery, media_type: str) -> Answer:
-        request = Request(recording, query, [*self._headers, ("content-type", media_type)])
+    async def _ask(
+        self, job: Job, recording: SpoolFile | Remote, query: ListenQuery, media_type: str
+    ) -> Answer:
+        request = self._request(job, recording, query, media_type)
         return await self._transcriber.once(request, self._deadline())
 
-    def _request(self, part: SpoolFile, query: ListenQuery) -> Request:
-        return Request(part, query, [*self._headers, ("content-type", "audio/wav")])
+    def _request(
+        self, job: Job, recording: SpoolFile | Remote, query: ListenQuery, media_type: str
+    ) -> Request:
+        headers = [*self._headers, ("content-type", media_type)]
+        return Request(recording, query, headers, self._pools.turn(job))
 
     def _deadline(self) -> float:
         return asyncio.get_running_loop().time() + self._config.jobs.attempt_timeout

@@ -299,7 +299,7 @@ class Puller:
         }
         self._bullmq = QueueWorker(NAME, None, options)
         self._draining = asyncio.Event()
-        self._places = asyncio.Semaphore(config.at_once)
+        self._places = asyncio.Semaphore(worker.pools.at_once)
         self._held: set[QueuedJob] = set()
         self._pulling: set[asyncio.Task[None]] = set()
         """What asks for deliveries, and what runs those that came."""
@@ -425,7 +425,7 @@ class Puller:
         delivered twice, because its worker died, comes with as many.
         """
         await queued.updateData({"ended": queued.attemptsMade})
-        job_id, attempts = queued.id.removesuffix(OURS), self._config.most_attempts
+        job_id, attempts = queued.id.removesuffix(OURS), self._worker.pools.attempts
         await self._store.write(
             lambda connection: rows.retry(connection, job_id, self._clock(), attempts, of=("failed",))
         )

@@ -212,7 +212,7 @@ class Jobs:
 
     async def retry(self, job_id: str) -> Job | None:
         """Queues a failed or cancelled job with all its attempts anew, else None. Raises StoreError."""
-        attempts = self._config.most_attempts
+        attempts = self.worker.pools.attempts
         job = await self._store.write(
             lambda connection: rows.retry(connection, job_id, self._clock(), attempts)
         )

@@ -7,8 +7,9 @@ them, and must not make this process unready for them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from types import SimpleNamespace
@@ -25,6 +26,7 @@ from gateway.errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from gateway.metrics import Metrics, answer_label
 from gateway.policy.backoff import Backoff
 from gateway.policy.regions import Regions
+from gateway.prerecorded.pools import Turn
 from gateway.prerecorded.spool import SpoolFile
 
 MAX_ANSWER_BYTES: Final = 134_217_728
@@ -46,11 +48,15 @@ class Remote:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What goes to Deepgram: `query` with or without our own parameters, `headers` with the credential."""
+    """What goes to Deepgram: `query` with or without our own parameters, `headers` with the credential.
+
+    `turn`: of a job, where each region is a pool for jobs.
+    """
 
     recording: SpoolFile | Remote
     query: ListenQuery
     headers: Pairs
+    turn: Turn | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +102,7 @@ class Transcriber:
         self._log = log
         self._random = random
         self._regions = Regions([region.name for region in config.regions])
+        self._taken = [0] * len(config.regions)  # places for jobs
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -147,13 +154,37 @@ class Transcriber:
 
     async def once(self, request: Request, deadline: float) -> Answer:
         """Asks once, whatever comes of it. Raises UpstreamTimeout and UpstreamUnavailable."""
-        now = asyncio.get_running_loop().time()
-        region = self._config.regions[self._regions.choose(now)]
+        with self._region(request.turn) as region:
+            answer = await self._asked(region, request, deadline)
+        self._metrics.recording_attempts.add(answer_label(answer.status))
+        if answer.status >= 500 and answer.status != 504:
+            self._failed(region, f"HTTP {answer.status}")
+        elif answer.ok:
+            self._regions.worked(region.name)
+        return answer
+
+    @contextlib.contextmanager
+    def _region(self, turn: Turn | None) -> Iterator[RegionConfig]:
+        """The one to be asked; with a place there, of those for jobs, as long as that goes on."""
+        now, regions = asyncio.get_running_loop().time(), self._config.regions
+        if turn is None:
+            yield regions[self._regions.choose(now)]
+            return
+        order = [*range(turn.first, len(regions)), *range(turn.first)]
+        free = [index for index in order if self._taken[index] < turn.places]  # a worker has as many jobs
+        chosen = self._regions.choose(now, free or order)
+        self._taken[chosen] += 1
+        try:
+            yield regions[chosen]
+        finally:
+            self._taken[chosen] -= 1
+
+    async def _asked(self, region: RegionConfig, request: Request, deadline: float) -> Answer:
         context = SimpleNamespace(reused=False)
         limit = asyncio.timeout_at(deadline)
         try:
             async with limit:
-                answer = await self._ask(region, request, context)
+                return await self._ask(region, request, context)
         except TimeoutError as exc:
             # Not by the clock: uvloop's timers may be a millisecond early.
             if not limit.expired():  # aiohttp's, of the connection
@@ -165,12 +196,6 @@ class Transcriber:
             raise self._unreachable(
                 None if context.reused else region, str(exc) or type(exc).__name__
             ) from exc
-        self._metrics.recording_attempts.add(answer_label(answer.status))
-        if answer.status >= 500 and answer.status != 504:
-            self._failed(region, f"HTTP {answer.status}")
-        elif answer.ok:
-            self._regions.worked(region.name)
-        return answer
 
     def _unreachable(self, region: RegionConfig | None, why: str) -> UpstreamUnavailable:
         self._metrics.recording_attempts.add("unavailable")

@@ -16,6 +16,7 @@ import msgspec
 from gateway.deepgram.errors import error_text
 from gateway.deepgram.query import ListenQuery
 from gateway.errors import UpstreamError
+from gateway.prerecorded.pools import Pools
 from gateway.prerecorded.spool import Spool
 from gateway.prerecorded.transcriber import Answer, Remote, Request, Transcriber
 from gateway.store.job import Job, JobError
@@ -90,6 +91,7 @@ class Work:
         *,
         headers: list[tuple[str, str]],
         timeout: float,
+        pools: Pools,
         too_long: Attempt = give_up,
         detour: Attempt = give_up,
     ) -> None:
@@ -97,6 +99,7 @@ class Work:
         self._spool = spool
         self._headers = headers
         self._timeout = timeout
+        self._pools = pools
         self._too_long = too_long
         self._detour = detour
 
@@ -120,7 +123,8 @@ class Work:
 
     async def _ask(self, job: Job, recording: Any, media_type: str, deadline: float) -> Answer:
         headers = [*self._headers, ("content-type", media_type)]
-        return await self._transcriber.once(Request(recording, ListenQuery(job.query), headers), deadline)
+        request = Request(recording, ListenQuery(job.query), headers, self._pools.turn(job))
+        return await self._transcriber.once(request, deadline)
 
 
 def judged(answer: Answer) -> Outcome:
@@ -137,11 +141,11 @@ def judged(answer: Answer) -> Outcome:
     return Again(error, answer.retry_after or 0.0, billed=False) if answer.retryable else Failed(error)
 
 
-def settled(job: Job, outcome: Outcome, *, now: float, attempts: int, backoff: float, random: float) -> Job:
+def settled(job: Job, outcome: Outcome, *, now: float, pools: Pools, backoff: float, random: float) -> Job:
     """`job`, which was running, after `outcome`: succeeded, failed, or queued for another attempt.
 
-    `attempts` are those that a job gets, `backoff` the seconds before its second one, doubled for each that
-    follows; `random` is in [0, 1).
+    `backoff` are the seconds before its second attempt, doubled for each that follows in the same pool;
+    `random` is in [0, 1).
     """
     if isinstance(outcome, Waiting):
         return msgspec.structs.replace(job, lease_until=now + outcome.seconds, worker="")
@@ -157,11 +161,9 @@ def settled(job: Job, outcome: Outcome, *, now: float, attempts: int, backoff: f
             ended_at=now,
             **free,
         )
-    left = job.max_attempts - job.attempts
-    if isinstance(outcome, Failed) or left <= 0:
+    if isinstance(outcome, Failed) or job.attempts >= job.max_attempts:
         return msgspec.structs.replace(job, state="failed", error=outcome.error, ended_at=now, **free)
-    # Of this round; never more than in all, which holds for jobs that were accepted under other settings.
-    before = min(max(attempts - left, 1), job.attempts) - 1
+    before = (pools.nth(job) - 1) % pools.tries
     nominal = backoff * 2.0**before
     wait = max(nominal * (1 + JITTER * (2 * random - 1)), outcome.after)
     return msgspec.structs.replace(

@@ -16,6 +16,7 @@ from typing import Any, Final
 from gateway.config import JobsConfig
 from gateway.errors import StoreError
 from gateway.metrics import Metrics
+from gateway.prerecorded.pools import Pools
 from gateway.prerecorded.work import (
     LATE,
     LOST,
@@ -90,6 +91,7 @@ class Worker:
         attempt: Attempt,
         config: JobsConfig,
         *,
+        pools: Pools,
         name: str,
         metrics: Metrics,
         log: Any,
@@ -99,6 +101,7 @@ class Worker:
         announce: Callable[[Job], None],
     ) -> None:
         self.name = name
+        self.pools = pools
         self.starts = Starts(config.starts_per_minute)
         self._store = store
         self._attempt = attempt
@@ -118,7 +121,7 @@ class Worker:
     @property
     def free(self) -> int:
         """How many jobs may start now."""
-        return min(self._config.at_once - len(self._running), self.starts.free(self._clock()))
+        return min(self.pools.at_once - len(self._running), self.starts.free(self._clock()))
 
     def wait(self) -> float:
         """Seconds until the limit of starts lets another one begin."""
@@ -250,7 +253,7 @@ class Worker:
             job,
             outcome,
             now=self._clock(),
-            attempts=self._config.most_attempts,
+            pools=self.pools,
             backoff=self._config.backoff_seconds,
             random=self._random(),
         )

@@ -354,7 +354,7 @@ class JobRoutes:
             callback=wanted.callback,
             metadata=wanted.metadata,
             stored=wanted.store,
-            max_attempts=self._config.jobs.most_attempts,
+            max_attempts=self._jobs.worker.pools.attempts,
             run_at=now,
             created_at=now,
         )

@@ -24,6 +24,7 @@ from gateway.prerecorded import notify
 from gateway.prerecorded.embedded import EmbeddedQueue
 from gateway.prerecorded.fleet import FleetQueue
 from gateway.prerecorded.notify import Notifier
+from gateway.prerecorded.pools import Pools
 from gateway.prerecorded.queue import Changes, JobQueue, Jobs
 from gateway.prerecorded.targets import Targets
 from gateway.prerecorded.work import Attempt, Done, Outcome
@@ -41,11 +42,13 @@ FORKS.set_forkserver_preload([__name__])  # a process in milliseconds; from noth
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where jobs are: a database, the settings of their queue, and the port to which callbacks may go."""
+    """Where jobs are: a database, the settings of their queue, the port to which callbacks may go, and how
+    many regions Deepgram has."""
 
     store: str
     jobs: JobsConfig
     receiver: int = 0
+    regions: int = 1
 
     def change(self, **settings: Any) -> Place:
         return msgspec.structs.replace(self, jobs=msgspec.structs.replace(self.jobs, **settings))
@@ -69,6 +72,7 @@ class Host:
             store,
             attempt or done,
             place.jobs,
+            pools=Pools.of(place.jobs, place.regions),
             name=uuid.uuid4().hex,
             metrics=self.metrics,
             log=log,

@@ -22,6 +22,16 @@ def test_a_failed_region_rests() -> None:
     assert regions.choose(110.0) == 0
 
 
+def test_some_and_in_another_order() -> None:
+    """The first usable one of those; of none that is, the one that was left alone longest."""
+    regions = Regions(["a", "b", "c"], cooldown=10.0)
+    assert regions.choose(0.0, [2, 0]) == 2
+    regions.failed("c", 1.0)
+    assert regions.choose(2.0, [2, 0]) == 0
+    regions.failed("a", 3.0)
+    assert regions.choose(4.0, [2, 0]) == 2
+
+
 def test_a_rested_region_must_prove_itself() -> None:
     """One dial per cooldown tries it; the others stay where it works."""
     regions = Regions(["a", "b"], cooldown=10.0)

@@ -56,8 +56,9 @@ async def start(place: Place, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
     asyncio.get_running_loop().set_debug(False)  # with it a cluster's client takes seconds
     hosts: list[Host] = []
 
-    async def one(attempt: Attempt | None = done, **settings: object) -> Host:
-        hosts.append(await Host.start(place.change(**settings), attempt))
+    async def one(attempt: Attempt | None = done, regions: int = 1, **settings: object) -> Host:
+        here = msgspec.structs.replace(place.change(**settings), regions=regions)
+        hosts.append(await Host.start(here, attempt))
         return hosts[-1]
 
     yield one
@@ -143,6 +144,33 @@ async def test_what_cannot_work_fails_at_once(start: Start) -> None:
     [ended] = await host.until_ended([job])
     assert (ended.state, ended.attempts) == ("failed", 1)
     assert ended.error == JobError("DEEPGRAM_ERROR", "corrupt or unsupported data", 400)
+
+
+async def test_regions_are_pools(start: Start) -> None:
+    """Each adds its places, and its attempts, also to those of a retry."""
+    running: list[int] = []
+    most = 0
+    full = asyncio.Event()
+
+    async def attempt(job: Job) -> Outcome:
+        nonlocal most
+        running.append(job.attempts)
+        most = max(most, len(running))
+        if most == 6:
+            full.set()
+        await asyncio.wait_for(full.wait(), 10)
+        await asyncio.sleep(0.1)
+        running.remove(job.attempts)
+        return Again(BROKEN)
+
+    pools = {"profile": "enterprise", "concurrency": 2, "attempts": 2}
+    host = await start(attempt, regions=3, backoff_seconds=0.02, **pools)
+    jobs = await host.submit(9, max_attempts=host.worker.pools.attempts)
+    assert [(job.state, job.attempts) for job in await host.until_ended(jobs)] == [("failed", 6)] * 9
+    assert most == 6
+    assert await host.jobs.retry(jobs[0].id)
+    again = await host.until(jobs[0], lambda job: job.state == "failed" and job.attempts > 6)
+    assert again.attempts == 12
 
 
 async def test_dead_letters_are_retried(start: Start) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import json
 import socket
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from gateway.errors import UpstreamTimeout, UpstreamUnavailable
 from gateway.live.upstream import Dialer
 from gateway.metrics import Metrics
 from gateway.prerecorded import transcriber as module
+from gateway.prerecorded.pools import Turn
 from gateway.prerecorded.spool import Spool, SpoolFile
 from gateway.prerecorded.transcriber import Answer, Remote, Request, Transcriber
 from tests.fakes.deepgrams import Answering
@@ -289,3 +291,33 @@ async def test_tls_and_a_proxy(
         with pytest.raises(UpstreamUnavailable, match="certificate"):
             await untrusting.transcribe(request(file), soon())
     assert len(emulator.uploads) == 1
+
+
+async def test_jobs_have_places_in_each_region() -> None:
+    """What has none goes to the next; a region that is in trouble is passed over, too."""
+    async with (
+        Answering(None) as first,
+        Answering(None) as second,
+        transcriber(first.url, second.url) as deepgram,
+    ):
+
+        def ask(at: int) -> asyncio.Task[Answer]:
+            wanted = replace(request(Remote.at("https://a.example/")), turn=Turn(at, 2))
+            return asyncio.create_task(deepgram.once(wanted, soon(60)))
+
+        def asked() -> tuple[int, int]:
+            return first.connections, second.connections
+
+        asking = [ask(0), ask(0), ask(0)]
+        await eventually(lambda: asked() == (2, 1))
+        asking.append(ask(1))
+        await eventually(lambda: asked() == (2, 2))
+        for task in asking:
+            task.cancel()
+        await asyncio.wait(asking)
+        deepgram._regions.failed("r0", asyncio.get_running_loop().time())
+        last = ask(0)
+        await eventually(lambda: asked() == (2, 3))
+        last.cancel()
+        await asyncio.wait({last})
+        assert deepgram._taken == [0, 0]

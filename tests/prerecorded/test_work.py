@@ -9,12 +9,14 @@ import pytest
 
 from gateway.config import DeepgramConfig, RegionConfig
 from gateway.metrics import Metrics
+from gateway.prerecorded.pools import Pools
 from gateway.prerecorded.spool import Spool
 from gateway.prerecorded.transcriber import Answer, Transcriber
 from gateway.prerecorded.work import Again, Done, Failed, Outcome, Work, judged, put_back, settled
 from gateway.store.job import Job, JobError
 from tests.fakes.stand import Stand, stand  # noqa: F401 - pytest finds fixtures by name
 
+POOL = Pools(1, 10, 3)
 ERROR = JobError("DEEPGRAM_ERROR", "corrupt or unsupported data", 400)
 RUNNING = Job(
     id="a", principal="p", state="running", attempts=1, max_attempts=3, worker="w", lease_until=100.0
@@ -52,22 +54,32 @@ def test_waits_double(attempts: int, least: float, most: float) -> None:
     """From five seconds on, a fifth more or less."""
     job = msgspec.structs.replace(RUNNING, attempts=attempts)
     waits = [
-        settled(job, Again(ERROR), now=1000.0, attempts=3, backoff=5.0, random=random).run_at - 1000.0
+        settled(job, Again(ERROR), now=1000.0, pools=POOL, backoff=5.0, random=random).run_at - 1000.0
         for random in (0.0, 0.5, 1.0)
     ]
     assert waits == pytest.approx([least, (least + most) / 2, most])
 
 
+def test_waits_count_from_a_pools_first_try() -> None:
+    """The region after one that has had its tries is asked soon."""
+    waits = []
+    for attempts in (1, 2, 3, 4):
+        job = msgspec.structs.replace(RUNNING, attempts=attempts, max_attempts=6)
+        after = settled(job, Again(ERROR), now=0.0, pools=Pools(2, 10, 3), backoff=5.0, random=0.5)
+        waits.append(after.run_at)
+    assert waits == [5.0, 10.0, 20.0, 5.0]
+
+
 def test_waits_count_from_a_retry() -> None:
     """A dead letter that is run again begins with the short wait."""
     job = msgspec.structs.replace(RUNNING, attempts=4, max_attempts=6)
-    after = settled(job, Again(ERROR), now=0.0, attempts=3, backoff=5.0, random=0.5)
+    after = settled(job, Again(ERROR), now=0.0, pools=POOL, backoff=5.0, random=0.5)
     assert (after.state, after.run_at, after.reruns) == ("queued", 5.0, 1)
 
 
 def test_waits_are_short_after_a_change_of_settings() -> None:
     """A job accepted for three attempts has not made seventeen where twenty are given now."""
-    after = settled(RUNNING, Again(ERROR), now=0.0, attempts=20, backoff=5.0, random=0.5)
+    after = settled(RUNNING, Again(ERROR), now=0.0, pools=Pools(1, 10, 20), backoff=5.0, random=0.5)
     assert after.run_at == 5.0
 
 
@@ -75,7 +87,7 @@ def test_waits_are_short_after_a_change_of_settings() -> None:
 def test_the_last_attempt_fails(outcome: Outcome) -> None:
     """With the error of that attempt; the lease is gone."""
     job = msgspec.structs.replace(RUNNING, attempts=3)
-    after = settled(job, outcome, now=9.0, attempts=3, backoff=5.0, random=0.5)
+    after = settled(job, outcome, now=9.0, pools=POOL, backoff=5.0, random=0.5)
     assert (after.state, after.error, after.ended_at, after.lease_until) == ("failed", ERROR, 9.0, None)
 
 
@@ -92,7 +104,7 @@ async def test_attempts_are_made(stand: Stand, tmp_path: Path) -> None:  # noqa:
     regions = DeepgramConfig(regions=(RegionConfig(url=emulator.url),))
     metrics = Metrics(["global"], "0")
     transcriber = Transcriber(regions, attempts=1, tls=None, metrics=metrics, log=None, random=lambda: 0.5)
-    work = Work(transcriber, spool, headers=[("authorization", "Token k")], timeout=10.0)
+    work = Work(transcriber, spool, headers=[("authorization", "Token k")], timeout=10.0, pools=POOL)
     async with transcriber, spool.open() as file:
         await file.write(b"\xff" * 8000)
         file.finish()
