@@ -8,7 +8,7 @@ SHELL := /bin/sh
 .DELETE_ON_ERROR:
 .SECONDARY:
 .SUFFIXES:
-.PHONY: help setup demo test deep mutants chaos chaos-calls bench bench-blackout bench-micro bench-reconnect bench-memory bench-seams bench-sync bench-jobs chaos-jobs lint test-clients test-board test-frameworks lock clean
+.PHONY: help setup demo test deep mutants chaos chaos-calls bench bench-blackout bench-micro bench-reconnect bench-memory bench-seams bench-store bench-sync bench-jobs chaos-jobs lint test-clients test-board test-frameworks lock clean
 
 BIN := .venv/bin
 PIP_INSTALL := -m pip --disable-pip-version-check install --quiet --quiet --require-hashes
@@ -31,6 +31,7 @@ help:
 	@echo 'make bench-jobs       jobs in a second, accepted and finished (JOBS_IN_ALL=)'
 	@echo 'make bench-memory     what a call takes of memory'
 	@echo 'make bench-sync       what a recording that is answered at once takes longer, and of memory'
+	@echo 'make bench-store      rows in a second that the store takes, and what live finals cost beside calls'
 	@echo 'make bench-seams      words of real speech that breaks cost, with two recognisers (long; heavy)'
 	@echo 'make test-clients     the real Deepgram SDKs, straight and through Gateway'
 	@echo 'make test-board       a bull-board on the queue of a fleet: it shows jobs and retries them'
@@ -145,7 +146,7 @@ bench-micro: setup
 bench-jobs: setup
 	@$(BIN)/python -m bench.jobs $(if $(JOBS_IN_ALL),--jobs $(JOBS_IN_ALL)) --report bench/jobs.md
 
-bench-reconnect bench-memory bench-sync: bench-%: setup
+bench-reconnect bench-memory bench-store bench-sync: bench-%: setup
 	@$(BIN)/python -m bench.$* --report bench/$*.md
 
 # More speech than the wheel's, where Debian's archive is at hand: fetched without root, and not installed.

@@ -145,7 +145,7 @@ class Probe:
         self._cpu[name] = (time.monotonic(), self._cpu_seconds())
         if name == "end":
             self._end_pss = self._pss_kib()
-        if name in ("blackout", "end") and self._sidecar:
+        if name in ("open", "blackout", "end") and self._sidecar:  # a second before the window, not in it
             self._lag[name] = _loop_lag(self._sidecar)
 
     def figures(self, calls: int, unfinal_bytes: int) -> Run:
@@ -158,8 +158,9 @@ class Probe:
             "kib": kib,
             "kib_beside_unfinal": kib - unfinal_bytes / 1024,
         }
-        if "blackout" in self._lag:
-            found["loop_lag_p99_ms"] = _quantile_ms(self._lag["end"] - self._lag["blackout"], 0.99)
+        if self._lag:
+            earlier = self._lag.get("blackout", self._lag["open"])
+            found["loop_lag_p99_ms"] = _quantile_ms(self._lag["end"] - earlier, 0.99)
         return found
 
     def _pids(self) -> list[int]:

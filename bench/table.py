@@ -88,6 +88,9 @@ def markdown(report: dict[str, Any]) -> str:
             text += f"\n{row['system']}, {row['calls']} calls: {error}.\n"
         if "blackout" in row:
             text += _blackout(row)
+        elif "loop_lag_p99_ms" in row:
+            lag = f"loop lag p99 at most {row['loop_lag_p99_ms']:.0f} ms"
+            text += f"\n{row['system']}, {row['calls']} calls: {lag}.\n"
     for name, reason in report["skipped"].items():
         text += f"\nNot measured: {name} ({reason}).\n"
     if report["knees"]:
