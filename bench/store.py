@@ -181,7 +181,7 @@ Jobs as rows, {WAITING} of which wait at any time; `put` is the fast way, `write
 
 {taken}
 
-Finals of {options.calls} live calls, {each_second:.0f} in a second, in {ROUNDS} rounds with a store and {ROUNDS}
+Finals of {options.calls} live calls, {each_second:.0f} a second, in {ROUNDS} rounds with a store and {ROUNDS}
 without one:
 
 - **{cost.core:.2%}** of one core, the writer's thread included; the target is {MOST_OF_A_CORE:.0%}.
