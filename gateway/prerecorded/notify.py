@@ -160,6 +160,12 @@ class Notifier:
         self.wake()
         return found
 
+    async def remove(self, principal: str, delivery_id: str) -> bool:
+        """Deletes it, whatever became of it; whether it was there. Raises StoreError."""
+        return await self._store.write(
+            lambda connection: deliveries.remove(connection, principal, delivery_id)
+        )
+
     # Sending
 
     async def _run(self) -> None:

@@ -90,6 +90,13 @@ class DeliveryRoutes:
                 answers={200: DeliveryDocument},
             ),
             Operation(
+                "DELETE",
+                "/v1/deliveries/{id}",
+                self._guarded(self._delete),
+                "Deletes a callback, sent or not; one that is on its way may still arrive.",
+                answers={204: None},
+            ),
+            Operation(
                 "POST",
                 "/v1/deliveries/{id}/retry",
                 self._guarded(self._retry),
@@ -109,6 +116,11 @@ class DeliveryRoutes:
         if found is None:
             raise Refused(NOT_FOUND)
         return json_answer(document(found))
+
+    async def _delete(self, request: web.Request, caller: Principal) -> web.Response:
+        if not await self._notifier.remove(caller.id, asked_id(request)):
+            raise Refused(NOT_FOUND)
+        return web.Response(status=204)
 
     async def _retry(self, request: web.Request, caller: Principal) -> web.Response:
         found = await self._notifier.retry(caller.id, asked_id(request))

@@ -143,6 +143,12 @@ async def get(connection: Connection, principal: str, delivery_id: str) -> Deliv
     return found[0] if found else None
 
 
+async def remove(connection: Connection, principal: str, delivery_id: str) -> bool:
+    """Deletes one, whatever became of it; whether there was one. An attempt under way changes nothing."""
+    is_it = and_(DELIVERIES.c.id == delivery_id, DELIVERIES.c.principal == principal)
+    return bool((await connection.execute(delete(DELIVERIES).where(is_it))).rowcount)
+
+
 async def remove_of(connection: Connection, principal: str, subject: str) -> int:
     """Deletes all that tell of `subject`, whatever became of them; returns how many."""
     is_of = and_(DELIVERIES.c.subject == subject, DELIVERIES.c.principal == principal)

@@ -75,7 +75,7 @@ class Api:
 
     async def ask(self, path: str = "", method: str = "GET") -> tuple[int, Any]:
         async with self._http.request(method, self._base + path) as response:
-            return response.status, await response.json()
+            return response.status, await response.json() if response.status != 204 else None
 
     async def until(self, delivery_id: str, state: str) -> Any:
         async with asyncio.timeout(10):
@@ -111,6 +111,22 @@ async def test_a_delivery_is_shown(
     assert (await api.ask("?state=failed"))[1]["deliveries"] == []
     assert (await api.ask("/nothing"))[0] == (await api.ask("/nothing/retry", "POST"))[0] == 404
     assert 'gw_callbacks_total{outcome="delivered"} 1.0' in await scrape(gateway)
+
+
+async def test_a_delivery_is_deleted(
+    stand: Stand, tmp_path: Path, receiver: Receiver, http: ClientSession
+) -> None:
+    """Once, by whose it is."""
+    gateway = await gateway_for(stand, tmp_path, receiver.port)
+    api = Api(gateway, http)
+    mine, other = [
+        await notifier_of(gateway).add(who, receiver.url(), "e", b"1") for who in ("anonymous", "x")
+    ]
+    await api.until(mine, "delivered")
+    asked = [await api.ask(f"/{one}", "DELETE") for one in (mine, mine, other)]
+    assert [status for status, _ in asked] == [204, 404, 404]
+    assert (await api.ask(f"/{mine}"))[0] == 404
+    assert await notifier_of(gateway).get("x", other) is not None
 
 
 async def test_pages(stand: Stand, tmp_path: Path, receiver: Receiver, http: ClientSession) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import msgspec
 import pytest
@@ -55,6 +56,18 @@ async def test_those_of_a_subject_go(store: Store) -> None:
     assert await store.write(lambda connection: deliveries.remove_of(connection, "p", "job")) == 2
     left = [await found(store, name, who) for name, who, _ in given]
     assert [one and one.id for one in left] == [None, None, "c", "d", "e"]
+
+
+async def test_one_goes(store: Store) -> None:
+    """Its principal's, once; the attempt that has it changes nothing after."""
+    await put(store, made("d"), made("e"))
+    [sending, _] = await claimed(store)
+    removed = [
+        await store.write(partial(deliveries.remove, principal=who, delivery_id=sending.id)) for who in "qpp"
+    ]
+    assert removed == [False, True, False]
+    assert not await settled(store, sending, state="delivered", ended_at=2.0)
+    assert await found(store, sending.id) is None
 
 
 def test_what_is_sent() -> None:
