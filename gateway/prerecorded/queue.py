@@ -168,6 +168,10 @@ class Jobs:
         job = await self._store.read(lambda connection: rows.get(connection, job_id))
         return job if job and job.principal == principal else None
 
+    async def exists(self, job_id: str) -> bool:
+        """Whether there is a job of that id, whoever's it is. Raises StoreError."""
+        return bool(await self._store.read(partial(rows.marks, job_ids=[job_id])))
+
     async def page(
         self, principal: str, state: JobState | None, before: tuple[float, str] | None, limit: int
     ) -> list[Job]:

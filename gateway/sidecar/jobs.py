@@ -297,7 +297,7 @@ class JobRoutes:
 
     async def knows(self, caller: Principal, key: str, place: int = 0) -> bool:
         """Whether a request of that key became a job, or that many and more. Raises StoreError."""
-        return await self._jobs.get(_id_of(caller, key, place), caller.id) is not None
+        return await self._jobs.exists(_id_of(caller, key, place))
 
     async def submit(
         self, job: Job, file: SpoolFile | None = None, media_type: str = "", key: str = ""
