@@ -330,6 +330,36 @@ MUTANTS = {
         '.where(JOBS.c.state.in_(("queued", "running", "succeeded")), JOBS.c.run_at <= _NOW)',
         QUEUES,
     ),
+    "a key is any request's": Mutant(
+        "gateway/prerecorded/copies.py",
+        "        if shared.digest != request.digest:\n",
+        "        if False:\n",
+        ("tests/prerecorded/test_copies.py",),
+    ),
+    "a key is everybody's": Mutant(
+        "gateway/sidecar/jobs.py",
+        "msgspec.msgpack.encode((caller, key, place))",
+        "msgspec.msgpack.encode((key, place))",
+        ("tests/sidecar/test_jobs.py", "-k", "key"),
+    ),
+    "a page that rebinds is one of ours": Mutant(
+        "gateway/sidecar/pages.py",
+        'return not is_local and "." not in name',
+        "return not is_local",
+        ("tests/sidecar/test_pages.py",),
+    ),
+    "a deleted job's callbacks stay": Mutant(
+        "gateway/prerecorded/queue.py",
+        "                await deliveries.remove_of(connection, gone.principal, gone.id)\n",
+        "",
+        ("tests/prerecorded/test_queue_conformance.py", "-k", "sqlite and deleted"),
+    ),
+    "one principal takes all places": Mutant(
+        "gateway/prerecorded/targets.py",
+        "for places in (domains, own, self._places):",
+        "for places in (domains, self._places):",
+        ("tests/prerecorded/test_targets.py", "-k", "hang"),
+    ),
 }
 
 

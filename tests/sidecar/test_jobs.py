@@ -12,6 +12,8 @@ from typing import Any
 import aiohttp
 import pytest
 
+from gateway.auth import Principal
+from gateway.sidecar.jobs import _id_of
 from tests.fakes.stand import Stand, eventually, stand  # noqa: F401 - pytest finds fixtures by name
 from tests.fakes.wire_client import WireClient
 
@@ -164,6 +166,13 @@ async def test_a_key(client: Client) -> None:
     status, new = await client.said("POST", path, data=AUDIO + b"\xff", **key)
     assert (status, new["state"]) == (202, "queued")
     await client.ended(new["id"])
+
+
+def test_whose_a_key_is() -> None:
+    """Its caller's: another who says it has another job."""
+    callers = Principal("a", "key"), Principal("b", "key"), Principal("a", "jwt")
+    assert len({_id_of(caller, "k", 0) for caller in callers}) == 3
+    assert _id_of(callers[0], "k", 0) == _id_of(Principal("a", "key"), "k", 0)
 
 
 async def test_a_key_for_many(client: Client) -> None:
