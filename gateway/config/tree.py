@@ -34,8 +34,8 @@ class ServerConfig(_Section, frozen=True):
     hosts: Annotated[
         tuple[str, ...],
         Meta(
-            description="Names by which browsers may call either port (Host), beside IP addresses, localhost "
-            'and, beyond loopback, names without a dot; "*" for any.'
+            description="Names by which either port may be read over HTTP (Host), beside IP addresses, "
+            'localhost and, beyond loopback, names without a dot; "*" for any. By others a GET gets 421.'
         ),
     ] = ()
     batch_ms: Annotated[
