@@ -22,6 +22,7 @@ from gateway.prerecorded.notify import Notifier
 from gateway.prerecorded.pools import Pools
 from gateway.prerecorded.queue import Changes, JobQueue, Jobs
 from gateway.prerecorded.receiver import Receiver
+from gateway.prerecorded.spool import SpoolDown
 from gateway.prerecorded.work import Work
 from gateway.prerecorded.worker import Worker
 from gateway.sidecar.jobs import document
@@ -127,7 +128,7 @@ class JobRoom:
             try:
                 if gone := await self._spool.sweep(self._needed, self._clock()):
                     self._log.info("spool.swept", files=gone)
-            except (StoreError, OSError) as exc:
+            except (StoreError, SpoolDown, OSError) as exc:
                 self._log.warning("spool.not_swept", reason=str(exc))
             except Exception:
                 self._log.exception("jobs.defect")
@@ -177,9 +178,15 @@ class JobRoom:
     def _discard(self, job: Job) -> None:
         """Deletes the audio of a job that will not run again; one that failed may."""
         if job.spooled:
-            task = asyncio.create_task(self._spool.delete(job.spooled))
+            task = asyncio.create_task(self._delete(job.spooled))
             self._deleting.add(task)
             task.add_done_callback(self._deleting.discard)
+
+    async def _delete(self, name: str) -> None:
+        try:
+            await self._spool.delete(name)
+        except SpoolDown as exc:  # what is left lying is swept
+            self._log.warning("spool.not_deleted", reason=str(exc))
 
 
 def _queue(exchange: Exchange, store: Store, worker: Worker | None) -> JobQueue:

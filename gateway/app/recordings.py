@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
+from gateway.config import PrerecordedConfig
+from gateway.errors import ConfigError
 from gateway.live.exchange import Exchange
 from gateway.prerecorded.keep import Keeper
 from gateway.prerecorded.spool import Spool, default_folder
 from gateway.prerecorded.sync import Sync
 from gateway.prerecorded.transcriber import Transcriber
 from gateway.store.store import Store
+
+
+def _spool(folder: Path, config: PrerecordedConfig) -> Spool:
+    if not config.spool_url:
+        return Spool(folder, config.spool_bytes)
+    try:
+        from gateway.prerecorded.bucket import BucketSpool
+    except ModuleNotFoundError:
+        raise ConfigError(
+            "prerecorded.spool_url: needs obstore; in Gateway's source: pip install '.[s3]'"
+        ) from None
+    insecure = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
+    return BucketSpool(folder, config.spool_bytes, config.spool_url, insecure=insecure)
 
 
 class Recordings:
@@ -19,7 +35,7 @@ class Recordings:
         """Raises ConfigError for a spool that cannot be used."""
         config, metrics = exchange.config, exchange.metrics
         folder = default_folder(config.prerecorded.spool_dir, os.environ)
-        self.spool = Spool(folder, config.prerecorded.spool_bytes)
+        self.spool = _spool(folder, config.prerecorded)
         self.transcriber = Transcriber(
             config.deepgram,
             attempts=config.prerecorded.attempts,

@@ -16,6 +16,7 @@ from gateway.errors import ConfigError
 
 # A region's name is a metric label and a log field.
 _REGION_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
+_BUCKET: Final = re.compile(r"(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w!.*'()/-]*)?)?", re.ASCII)
 _HOST_NAME: Final = re.compile(r"(?=.*[a-zA-Z])[a-zA-Z0-9_-]+(\.[a-zA-Z0-9_-]+)*\.?")
 
 
@@ -39,6 +40,8 @@ def problems(config: Config) -> Iterator[tuple[str, str]]:
         yield "resume.journal_bytes", f"a client that comes back gets all of it at once: not above {rule}"
     yield from _callback_problems(config.callback)
     yield from _jobs_problems(config.jobs)
+    if not _BUCKET.fullmatch(config.prerecorded.spool_url):
+        yield "prerecorded.spool_url", "must be s3://BUCKET or s3://BUCKET/PREFIX"
 
 
 def is_loopback(host: str) -> bool:

@@ -443,6 +443,14 @@ class PrerecordedConfig(_Section, frozen=True):
             "$STATE_DIRECTORY, else a private folder where the system keeps temporary files."
         ),
     ] = ""
+    spool_url: Annotated[
+        str,
+        Meta(
+            description="Where recordings of jobs are kept instead once they are here, for workers on other "
+            "hosts: s3://BUCKET/PREFIX of any store that speaks S3. Credentials, region and endpoint come "
+            "from AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and AWS_ENDPOINT_URL."
+        ),
+    ] = ""
     spool_bytes: Annotated[
         int, Meta(ge=1_048_576, description="Bytes that all of them may have there together.")
     ] = 17_179_869_184

@@ -82,7 +82,7 @@ class Detours:
         if job.spooled is None:
             answer = await self._ask(job, Remote.at(job.url or ""), query, "application/json")
         else:
-            async with self._spool.recording(job.spooled) as file:
+            async with await self._spool.recording(job.spooled) as file:
                 answer = await self._ask(job, file, query, job.media_type)
         return Waiting(self._config.callback.wait) if answer.ok else _too_long_or(answer)
 
@@ -101,7 +101,7 @@ class Detours:
         if problem := split.why_not(query):
             return _stuck(problem)
         try:
-            async with self._spool.recording(job.spooled) as recording:
+            async with await self._spool.recording(job.spooled) as recording:
                 with await recording.handle() as file:
                     return await self._transcribed(file, job, query)
         except Unsplittable as exc:

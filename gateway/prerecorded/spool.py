@@ -51,6 +51,10 @@ class SpoolFull(GatewayError):
     """The quota is spent, or the disk is."""
 
 
+class SpoolDown(GatewayError):
+    """Where kept files are cannot be reached."""
+
+
 class SpoolFile:
     """A recording on disk that may still be growing; see `Spool.open`.
 
@@ -136,16 +140,11 @@ class SpoolFile:
             self._grown.clear()
             await self._grown.wait()
 
-    async def keep(self, name: str) -> None:
-        """Gives it a name, under which it outlives the process; on disk when this returns.
-
-        From then on the file belongs to whoever knows the name: `close` leaves it. Raises FileExistsError,
-        SpoolFull.
-        """
-        path = self._spool.path(name)
+    async def link(self, path: Path) -> None:
+        """Gives it a name, which is on disk when this returns. Raises FileExistsError, SpoolFull."""
         await self._until_behind(0)
         await self._in_thread(self._link, path)
-        self._spool.kept(name, self._charged)
+        self._spool.kept(path.name, self._charged)
         self._charged = 0
 
     async def handle(self) -> BinaryIO:
@@ -308,23 +307,36 @@ class Spool:
                 raise
             raise SpoolFull(f"no space for uploads: {exc.strerror}") from exc
 
-    def recording(self, name: str) -> SpoolFile:
-        """A kept file, to be read. Raises FileNotFoundError."""
+    async def keep(self, file: SpoolFile, name: str) -> None:
+        """Gives a file a name, under which it outlives the process; it is safe when this returns.
+
+        From then on it belongs to whoever knows the name: the file's `close` leaves it. Raises
+        FileExistsError, SpoolFull, SpoolDown.
+        """
+        await file.link(self.path(name))
+
+    async def holds(self, name: str) -> bool:
+        """Whether there is a kept file of that name. Raises SpoolDown."""
+        return self.path(name).exists()
+
+    async def recording(self, name: str) -> SpoolFile:
+        """A kept file, to be read. Raises FileNotFoundError, SpoolFull, SpoolDown."""
         fd = os.open(self.path(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         return SpoolFile(self, fd, size=os.fstat(fd).st_size, complete=True)
 
     async def delete(self, name: str) -> None:
-        """Deletes a kept file, if there is one."""
+        """Deletes a kept file, if there is one. Raises SpoolDown."""
         await self.run(self.path(name).unlink, True)
         self._forget([name])
 
     async def sweep(self, wanted: Callable[[list[str]], Awaitable[Collection[str]]], now: float) -> int:
         """Deletes the kept files that nobody wants, once they are an hour old; returns how many.
 
-        `wanted` is given names and returns those that a job still needs. `now`: seconds since 1970.
+        `wanted` is given names and returns those that a job still needs. `now`: seconds since 1970. Raises
+        SpoolDown, and what `wanted` raises.
         """
         self._forget(await self.run(self._gone, list(self._kept)))
-        old = await self.run(self._older_than, now - ORPHAN_SECONDS)
+        old = await self._old(now - ORPHAN_SECONDS)
         orphans = set(old) - set(await wanted(old)) if old else set()
         for name in orphans:
             await self.delete(name)
@@ -335,6 +347,10 @@ class Spool:
         if not _NAME.fullmatch(name):
             raise ValueError(f"not a name for a file: {name!r}")
         return self.folder / name
+
+    async def _old(self, then: float) -> list[str]:
+        """Kept files from before that time."""
+        return await self.run(self._older_than, then)
 
     # What a SpoolFile says
 

@@ -17,7 +17,7 @@ from gateway.deepgram.errors import error_text
 from gateway.deepgram.query import ListenQuery
 from gateway.errors import UpstreamError
 from gateway.prerecorded.pools import Pools
-from gateway.prerecorded.spool import Spool
+from gateway.prerecorded.spool import Spool, SpoolDown, SpoolFull
 from gateway.prerecorded.transcriber import Answer, Remote, Request, Transcriber
 from gateway.store.job import Job, JobError
 
@@ -109,6 +109,8 @@ class Work:
             return await (self._in_one_go(job) if job.route == "async" else self._detour(job))
         except FileNotFoundError:
             return Failed(JobError("AUDIO_GONE", "The job's audio is not in the spool of this host."))
+        except (SpoolDown, SpoolFull) as exc:
+            return Again(JobError("NO_SPOOL", f"The job's audio cannot be had now: {exc}"), billed=False)
         except UpstreamError as exc:
             return Again(JobError("UNREACHABLE", f"Deepgram has not answered: {exc}"))
 
@@ -117,7 +119,7 @@ class Work:
         if job.spooled is None:
             answer = await self._ask(job, Remote.at(job.url or ""), "application/json", deadline)
         else:
-            async with self._spool.recording(job.spooled) as file:
+            async with await self._spool.recording(job.spooled) as file:
                 answer = await self._ask(job, file, job.media_type, deadline)
         return await self._too_long(job) if answer.status == TOO_LONG else judged(answer)
 

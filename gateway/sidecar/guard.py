@@ -12,12 +12,13 @@ from gateway.auth import Authenticator, Principal, parse_credential
 from gateway.deepgram.errors import Refusal
 from gateway.errors import ClientError, StoreError, TargetBusy
 from gateway.prerecorded.request import BadField
-from gateway.prerecorded.spool import SpoolFull
+from gateway.prerecorded.spool import SpoolDown, SpoolFull
 from gateway.prerecorded.upload import UploadRefused
 from gateway.sidecar.errors import refusal
 
 STORE_DOWN: Final = Refusal(503, "UNAVAILABLE", "The store is down.", retry_after=5)
 SPOOL_FULL: Final = Refusal(503, "SPOOL_FULL", "The gateway has no room for uploads.", retry_after=30)
+SPOOL_DOWN: Final = Refusal(503, "UNAVAILABLE", "Recordings cannot be kept now.", retry_after=5)
 LOOKUPS_BUSY: Final = Refusal(
     503, "UNAVAILABLE", "The gateway has as many names to look up as it takes.", retry_after=5
 )
@@ -95,6 +96,8 @@ class Guard:
                 problem = Refusal(400, "INVALID_FIELD", str(exc))
             case SpoolFull():
                 problem = SPOOL_FULL
+            case SpoolDown():
+                problem = SPOOL_DOWN
             case TargetBusy():
                 problem = LOOKUPS_BUSY
             case StoreError():

@@ -234,7 +234,7 @@ class JobRoutes:
         if job.state not in ("failed", "cancelled"):
             text = f"The job is {job.state}: only failed or cancelled ones run again."
             raise Refused(Refusal(409, "JOB_NOT_FAILED", text))
-        if job.spooled and not self._spool.path(job.spooled).exists():
+        if job.spooled and not await self._spool.holds(job.spooled):
             raise Refused(Refusal(409, "AUDIO_GONE", "The job's audio is deleted: submit it again."))
         queued = await self._jobs.retry(job.id)
         if queued is None:
@@ -312,7 +312,7 @@ class JobRoutes:
         name = f"{hashlib.blake2b(job.id.encode(), digest_size=16).hexdigest()}.{(await file.digest()).hex()}"
         job = msgspec.structs.replace(job, spooled=name, media_type=media_type, size_bytes=file.size)
         try:
-            await file.keep(name)
+            await self._spool.keep(file, name)
         except FileExistsError:
             return (await self._written([job], key))[0]
         try:

@@ -16,6 +16,7 @@ from gateway.app import Gateway
 from gateway.app.jobs import JobRoom
 from gateway.config import Config
 from gateway.errors import ConfigError
+from tests.fakes.s3 import URL, object_store
 from tests.fakes.stand import Stand, eventually, settings, stand  # noqa: F401 - pytest finds fixtures by name
 
 AUDIO = b"\xff" * 8000
@@ -102,6 +103,42 @@ async def test_a_worker_alone(stand: Stand, tmp_path: Path) -> None:  # noqa: F8
     found = await taking.jobs.jobs.get(job["id"], "anonymous")
     assert found
     assert found.state == "succeeded"
+
+
+async def test_hosts_without_a_folder_in_common(
+    stand: Stand,  # noqa: F811 - a fixture is asked for by name
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The audio waits in an object store until the job has ended; while that is away nothing is taken."""
+    emulator = await stand.emulator()
+
+    def host(name: str, **jobs: Any) -> dict[str, Any]:
+        spool = {"spool_dir": str(tmp_path / name), "spool_url": URL}
+        return kept(tmp_path, **jobs) | {"prerecorded": spool}
+
+    with object_store(tmp_path / "objects") as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        taking = await stand.gateway(emulator.url, **host("taking", work=False))
+        job = await submit(taking)
+        assert len(server.objects) == 1
+        working = await stand.gateway(emulator.url, **host("working"))
+        await eventually(lambda: working.metrics.jobs_ended["succeeded"])
+        await eventually(lambda: not server.objects)
+        assert taking.jobs
+        found = await taking.jobs.jobs.get(job["id"], "anonymous")
+        assert found
+        assert found.state == "succeeded"
+        assert [*(tmp_path / "taking").iterdir(), *(tmp_path / "working").iterdir()] == []
+        server.kill()
+        address, port = taking.sidecar_address
+        async with (
+            aiohttp.ClientSession(f"http://{address}:{port}") as session,
+            session.post(f"/v1/jobs?{QUERY}", data=AUDIO, headers=HEADERS) as response,
+        ):
+            assert (response.status, response.headers["Retry-After"]) == (503, "5")
+        assert await taking.jobs.jobs.page("anonymous", "queued", None, 10) == []
 
 
 async def test_a_key_outlives_the_process(stand: Stand, tmp_path: Path) -> None:  # noqa: F811 - a fixture is asked for by name

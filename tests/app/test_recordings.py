@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from gateway.app.calls import make_exchange
 from gateway.app.recordings import Recordings
 from gateway.app.storage import Storage
+from gateway.errors import ConfigError
 from gateway.metrics import Metrics
 from tests.fakes.stand import settings
 
@@ -41,3 +45,14 @@ async def test_the_spool_is_measured(tmp_path: Path) -> None:
         await made.start()
         assert "gw_spool_bytes 7.0" in metrics.render("")[0].decode()
         await made.close()
+
+
+async def test_an_object_store_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line that says what to install."""
+    monkeypatch.setitem(sys.modules, "gateway.prerecorded.bucket", None)
+    spool = {"spool_dir": str(tmp_path / "spool"), "spool_url": "s3://recordings"}
+    config = settings("http://127.0.0.1:1", prerecorded=spool)
+    async with asyncio.TaskGroup() as tasks:
+        exchange = make_exchange(config, None, Metrics(["r0"], "1"), tasks)
+        with pytest.raises(ConfigError, match=r"^prerecorded\.spool_url: needs obstore; .*'\.\[s3\]'$"):
+            Recordings(exchange, None)

@@ -104,6 +104,26 @@ def test_region_urls(url: str, valid: bool) -> None:
     assert paths == ([] if valid else ["deepgram.regions[0].url"])
 
 
+@pytest.mark.parametrize(
+    ("url", "valid"),
+    [
+        ("", True),
+        ("s3://recordings", True),
+        ("s3://my.recordings-1/jobs/eu", True),
+        ("s3://", False),
+        ("s3:///jobs", False),
+        ("s3://key:secret@recordings", False),
+        ("s3://Recordings", False),
+        ("s3://recordings?region=eu", False),
+        ("https://recordings.s3.amazonaws.com", False),
+    ],
+)
+def test_buckets(url: str, valid: bool) -> None:
+    """A bucket and perhaps a prefix; credentials have no place in it."""
+    paths = [path for path, _ in broken(prerecorded={"spool_url": url})]
+    assert paths == ([] if valid else ["prerecorded.spool_url"])
+
+
 @pytest.mark.parametrize("name", ["a b", "-a", "é", "a" * 33, 'a"'])
 def test_region_names(name: str) -> None:
     """A name is a metric label."""

@@ -155,7 +155,12 @@ async def test_a_full_disk(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> Non
     async with spool.open() as file:
         monkeypatch.setattr(os, "pwrite", full)
         await file.write(PIECE)  # too little to be worth a look at the disk
-        for again in (file.write(bytes(MOST_BEHIND)), file.digest(), file.keep("x"), file.write(PIECE)):
+        for again in (
+            file.write(bytes(MOST_BEHIND)),
+            file.digest(),
+            spool.keep(file, "x"),
+            file.write(PIECE),
+        ):
             with pytest.raises(SpoolFull, match="No space left"):
                 await again
     assert spool.used == 0
@@ -166,14 +171,14 @@ async def test_kept_files(spool: Spool, tmp_path: Path) -> None:
     async with spool.open() as file:
         await file.write(PIECE)
         file.finish()
-        await file.keep("job-1")
+        await spool.keep(file, "job-1")
         with pytest.raises(FileExistsError):
-            await file.keep("job-1")
+            await spool.keep(file, "job-1")
     assert (files(spool), spool.used) == (["job-1"], len(PIECE))
     assert stat.S_IMODE(spool.path("job-1").stat().st_mode) == 0o600
     after = Spool(tmp_path / "spool", QUOTA)
     assert after.used == len(PIECE)
-    async with after.recording("job-1") as kept:
+    async with await after.recording("job-1") as kept:
         assert kept.length == len(PIECE)
         await after.delete("job-1")  # who reads it has it to the end
         assert await read(kept) == PIECE
@@ -181,7 +186,7 @@ async def test_kept_files(spool: Spool, tmp_path: Path) -> None:
     assert (files(spool), after.used) == ([], 0)
     after.close()
     with pytest.raises(FileNotFoundError):
-        spool.recording("job-1")
+        await spool.recording("job-1")
 
 
 async def test_what_others_delete_makes_room(spool: Spool) -> None:
@@ -189,7 +194,7 @@ async def test_what_others_delete_makes_room(spool: Spool) -> None:
     for name in ("one", "two"):
         async with spool.open() as file:
             await file.write(b"x" * (QUOTA // 2))
-            await file.keep(name)
+            await spool.keep(file, name)
     with pytest.raises(SpoolFull):
         spool.open(1)
     spool.path("one").unlink()
@@ -206,7 +211,7 @@ async def test_orphans_are_swept(spool: Spool) -> None:
     for name in ("wanted", "orphan", "new"):
         async with spool.open() as file:
             await file.write(b"abc")
-            await file.keep(name)
+            await spool.keep(file, name)
     for name in ("wanted", "orphan"):
         os.utime(spool.path(name), (1000.0, 1000.0))
     asked: list[str] = []

@@ -9,6 +9,7 @@ import pytest
 
 from gateway.config import DeepgramConfig, RegionConfig
 from gateway.metrics import Metrics
+from gateway.prerecorded.bucket import BucketSpool
 from gateway.prerecorded.pools import Pools
 from gateway.prerecorded.spool import Spool
 from gateway.prerecorded.transcriber import Answer, Transcriber
@@ -108,7 +109,7 @@ async def test_attempts_are_made(stand: Stand, tmp_path: Path) -> None:  # noqa:
     async with transcriber, spool.open() as file:
         await file.write(b"\xff" * 8000)
         file.finish()
-        await file.keep("kept")
+        await spool.keep(file, "kept")
         query = "model=nova-3&encoding=mulaw&sample_rate=8000"
         job = msgspec.structs.replace(RUNNING, spooled="kept", query=query)
         done = await work.attempt(job)
@@ -118,3 +119,21 @@ async def test_attempts_are_made(stand: Stand, tmp_path: Path) -> None:  # noqa:
         assert isinstance(gone, Failed)
         assert gone.error.code == "AUDIO_GONE"
     spool.close()
+
+
+async def test_audio_that_cannot_be_had_now(tmp_path: Path) -> None:
+    """Is tried again, and Deepgram has heard nothing of it."""
+    deepgram = DeepgramConfig()
+    transcriber = Transcriber(
+        deepgram, attempts=1, tls=None, metrics=Metrics(["global"], "0"), log=None, random=lambda: 0.5
+    )
+    environment = {"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_ACCESS_KEY_ID": "a"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (environment | {"AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "c"}).items():
+            patch.setenv(name, value)
+        spool = BucketSpool(tmp_path / "spool", 1 << 20, "s3://nowhere", insecure=True)
+    work = Work(transcriber, spool, headers=[], timeout=10.0, pools=POOL)
+    async with transcriber:
+        outcome = await work.attempt(msgspec.structs.replace(RUNNING, spooled="kept"))
+    assert isinstance(outcome, Again)
+    assert (outcome.error.code, outcome.billed) == ("NO_SPOOL", False)
