@@ -38,7 +38,9 @@ class ObjectStore:
     @property
     def objects(self) -> set[str]:
         """What there is; the last one takes the folder with it."""
-        return {path.name for path in self.folder.iterdir()} if self.folder.exists() else set()
+        with contextlib.suppress(FileNotFoundError):
+            return {path.name for path in self.folder.iterdir()}
+        return set()
 
     def start(self) -> None:
         """Returns when it answers."""
