@@ -138,7 +138,7 @@ class Crowd:
 
     def nothing(self) -> float:
         """What the others pay for the loop that drives them, and for the kernel's copy."""
-        return self._each(self._clients, b"\0" * 840, lambda leg, data: None)
+        return self._each(self._clients, b"\0" * 840, lambda leg, size: None)
 
     def read(self, frames: int) -> float:
         self._said += frames * FRAME_SECONDS
@@ -168,18 +168,18 @@ class Crowd:
         assert metrics.upstream_messages_received % count == 0
 
     def _each(
-        self, legs: Iterable[WebSocketLeg], data: bytes, take: Callable[[WebSocketLeg, memoryview], None]
+        self, legs: Iterable[WebSocketLeg], data: bytes, take: Callable[[WebSocketLeg, int], None]
     ) -> float:
         size = len(data)
         began = clock()
         for leg in legs:
             RECEIVED[:size] = data
-            take(leg, RECEIVED[:size])
+            take(leg, size)
         return (clock() - began) / len(self._clients)
 
 
-def _take(leg: WebSocketLeg, data: memoryview) -> None:
-    leg.data_received(data)
+def _take(leg: WebSocketLeg, size: int) -> None:
+    leg.buffer_updated(size)
 
 
 class _NoHttp:

@@ -151,7 +151,7 @@ class ClientLeg(WebSocketLeg):
             return False  # the transport will find it too, and end
         if not length:
             return False
-        self.data_received(RECEIVED[:length])
+        self.buffer_updated(length)
         return True
 
     # What WebSocketLeg says
@@ -163,10 +163,11 @@ class ClientLeg(WebSocketLeg):
         return str(error) if error is not None else ""
 
     def binary_received(self, messages: list[bytes]) -> bool:
-        self._frames += len(messages)
-        is_done = self._frames < COUNTED
-        if len(messages) > 1 and all(messages) and self.owner is not None and self.owner.joins_audio:
-            messages = [b"".join(messages)]
+        self._frames = frames = self._frames + len(messages)
+        owner = self.owner
+        if owner is not None and owner.joins_audio and messages and all(messages):
+            return owner.client_audio(b"".join(messages)) and frames < COUNTED
+        is_done = frames < COUNTED
         for message in messages:
             if self.owner is not None:
                 is_done &= self.owner.client_audio(message)
