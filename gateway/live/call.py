@@ -26,7 +26,6 @@ from gateway.live.record import Record, may_store
 from gateway.live.sinks import ClientSink, Sink
 from gateway.live.slots import LONGEST_MS
 from gateway.live.upstream import UpstreamLeg
-from gateway.live.wire import WHOLE_BINARY
 from gateway.policy.backoff import Backoff
 from gateway.policy.budget import Held
 from gateway.session.backfill import wanted
@@ -147,7 +146,7 @@ class Call:
         if live is not None and live.writable and data and self._relay(data, now):
             metrics.upstream_audio_bytes += len(data)
             metrics.upstream_messages_sent += 1
-            live.send_now(WHOLE_BINARY, data)
+            live.send_audio(data)
             return True
         if data:
             self.session.audio_received(data, now)

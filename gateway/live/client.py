@@ -17,7 +17,7 @@ from gateway.auth import select_subprotocol
 from gateway.deepgram.errors import Refusal
 from gateway.live.head import Head
 from gateway.live.slots import Slots
-from gateway.live.wire import LOGGER, RECEIVED, WebSocketLeg
+from gateway.live.wire import LOGGER, RECEIVED, ServerSide
 
 _HANDSHAKE: Final = ("connection", "upgrade", "sec-websocket-", "origin")
 _INTO: Final = [RECEIVED]
@@ -58,7 +58,7 @@ class _Server(ServerProtocol):
         return Subprotocol(chosen) if chosen else None
 
 
-class ClientLeg(WebSocketLeg):
+class ClientLeg(ServerSide):
     """Waits for an owner that will `accept` or `refuse` the request in `head`.
 
     A leg without an owner still ends as it should, but nothing that comes on it has any effect.

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from gateway.deepgram.recogniser import Kind
-from gateway.live.wire import WHOLE_TEXT, WebSocketLeg
+from gateway.live.wire import ServerSide
 from gateway.session.events import Deliver
 
 
@@ -28,7 +28,7 @@ class ClientSink:
     ).split()
 
     def __init__(
-        self, leg: WebSocketLeg, limit_bytes: int, patience: float, on_slow: Callable[[], None]
+        self, leg: ServerSide, limit_bytes: int, patience: float, on_slow: Callable[[], None]
     ) -> None:
         self._leg = leg
         self._limit_bytes = limit_bytes
@@ -45,7 +45,7 @@ class ClientSink:
         if self._gone:
             return
         if self._leg.writable and not self._queue:
-            self._leg.send_now(WHOLE_TEXT, event.raw)
+            self._leg.send_result(event.raw)
             return
         if event.kind is Kind.INTERIM:
             self._drop_interim(event.channel)
@@ -64,7 +64,7 @@ class ClientSink:
         while self._queue and self._leg.writable:
             event = self._queue.pop(0)
             self._queued_bytes -= len(event.raw)
-            self._leg.send_now(WHOLE_TEXT, event.raw)
+            self._leg.send_result(event.raw)
         if self._queue and self._give_up is None:
             self._give_up = self._loop.call_later(self._patience, self._slow)
         elif not self._queue and self._ending is not None:

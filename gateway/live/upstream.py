@@ -20,7 +20,7 @@ from websockets.uri import parse_uri
 
 from gateway.config import DeepgramConfig, RegionConfig
 from gateway.errors import UpstreamRejected, UpstreamTimeout, UpstreamUnavailable
-from gateway.live.wire import LOGGER, WebSocketLeg, tune
+from gateway.live.wire import LOGGER, ClientSide, tune
 
 SEND_BUFFER_BYTES: Final = 32_768
 """Small, so that audio waits in our replay buffer and not in the kernel: with the default a peer that stopped
@@ -53,7 +53,7 @@ class UpstreamOwner(Protocol):
         """A mistake of ours came to light in what Deepgram said; the exception is being handled."""
 
 
-class UpstreamLeg(WebSocketLeg):
+class UpstreamLeg(ClientSide):
     """`answered` ends when Deepgram has answered the upgrade, with an UpstreamError unless by 101."""
 
     __slots__ = ("_handshake", "_owner", "answered", "epoch")

@@ -40,10 +40,9 @@ USER_TIMEOUT_MS: Final = 10_000
 """A peer that acknowledges nothing is given up after this long (RFC 5482); faults.md 2 and 30."""
 ABNORMAL: Final = 1006
 
-WHOLE_BINARY: Final = 0x82
-"""How a frame begins that is a whole message (RFC 6455 §5.2)."""
-WHOLE_TEXT: Final = 0x81
-_WHOLE: Final = (WHOLE_BINARY, WHOLE_TEXT)
+_WHOLE_BINARY: Final = 0x82
+_WHOLE_TEXT: Final = 0x81
+_WHOLE: Final = (_WHOLE_BINARY, _WHOLE_TEXT)
 _PING: Final = 0x89
 _MASKED: Final = 0x80
 _LONG_TEXT: Final = 0x817E
@@ -70,7 +69,7 @@ def tune(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
 
 
-_key: Final = itertools.chain.from_iterable(
+_key: Final[Iterator[tuple[bytes]]] = itertools.chain.from_iterable(
     struct.iter_unpack("4s", os.urandom(4096)) for _ in itertools.repeat(None)
 )
 """Masking keys (RFC 6455 §5.3: unpredictable), each in a tuple: a thousand for one system call."""
@@ -190,38 +189,15 @@ class WebSocketLeg(asyncio.BufferedProtocol):
 
     def send_binary(self, data: bytes) -> None:
         if self._ws is None or self.is_open():
-            self._out.append(frame(WHOLE_BINARY, data, not self._is_server))
+            self._out.append(frame(_WHOLE_BINARY, data, not self._is_server))
 
     def send_text(self, data: bytes) -> None:
         if self._ws is None or self.is_open():
-            self._out.append(frame(WHOLE_TEXT, data, not self._is_server))
+            self._out.append(frame(_WHOLE_TEXT, data, not self._is_server))
 
     def send_ping(self) -> None:
         if self.is_open():
             self._out.append(frame(_PING, b"", not self._is_server))
-
-    def send_now(self, first: int, data: bytes) -> None:
-        """`send_binary` or `send_text`, as `first` says, and `flush`: audio and results go out by these lines."""
-        length, transport = len(data), self.transport
-        if self._ws is not None or self._out or transport is None or not 126 <= length < 65_536:
-            (self.send_binary if first == WHOLE_BINARY else self.send_text)(data)
-            self.flush()
-            return
-        if self._is_server:
-            whole = _LONG(first, 126, length) + data
-        else:
-            (key,) = next(_key)
-            whole = _LONG_MASKED(first, _MASKED | 126, length, key) + apply_mask(data, key)
-        # Each function costs a microsecond where its call has just come out of memory: this is `_write`.
-        if self._fd < 0 or transport.is_closing() or transport.get_write_buffer_size():
-            self._write(whole)
-            return
-        try:
-            taken = os.write(self._fd, whole)
-        except OSError:
-            taken = 0
-        if taken < len(whole):
-            self._queue(transport, whole[taken:])
 
     def close(self, code: int | None, reason: str = "") -> None:
         """Begins the closing handshake; the transport ends soon after, whatever the peer does."""
@@ -270,40 +246,7 @@ class WebSocketLeg(asyncio.BufferedProtocol):
         return RECEIVED
 
     def buffer_updated(self, nbytes: int) -> None:
-        """What most reads are is cut here: a client's audio in frames of one size, or one result of Deepgram's."""
-        # Without websockets' protocol the connection is open, and only what is in `_tail` has begun.
-        if self._ws is not None or self._tail:
-            self.data_received(RECEIVED[:nbytes])
-            return
-        try:
-            if self._is_server:
-                shape = self._shape
-                if shape is None or nbytes % shape[1]:
-                    self.data_received(RECEIVED[:nbytes])
-                    return
-                head, _, cut = shape
-                messages = []
-                for first, key, payload in cut(RECEIVED[:nbytes]):
-                    if first != head:
-                        self.data_received(RECEIVED[:nbytes])
-                        return
-                    messages.append(apply_mask(payload, key))
-                is_done = self.binary_received(messages)
-            else:
-                length = nbytes - 4
-                if not 126 <= length <= self._max_message or _LONG_HEAD(RECEIVED) != (_LONG_TEXT, length):
-                    self.data_received(RECEIVED[:nbytes])
-                    return
-                text = RECEIVED[4:nbytes].tobytes()
-                if not text.isascii() and not _is_utf8(text):
-                    self.data_received(RECEIVED[:nbytes])
-                    return
-                is_done = self.text_received(text)
-            if not is_done:
-                self.read_done()
-                self._answer()
-        except Exception:
-            self.defect()
+        self.data_received(RECEIVED[:nbytes])
 
     def data_received(self, data: bytes | memoryview) -> None:
         try:
@@ -425,7 +368,7 @@ class WebSocketLeg(asyncio.BufferedProtocol):
                 payload = data[start:end]
                 if self._mask_received:
                     payload = apply_mask(payload, data[start - 4 : start])
-                if first == WHOLE_BINARY:
+                if first == _WHOLE_BINARY:
                     binary.append(payload)
                     if self._mask_received and payload:
                         self._shape = _shape(data[at : start - 4], length)
@@ -534,3 +477,92 @@ class WebSocketLeg(asyncio.BufferedProtocol):
     def _close_soon(self) -> None:
         if self._closing is None and self.transport is not None:
             self._closing = self._loop.call_later(CLOSE_TIMEOUT, self.transport.abort)
+
+
+class ServerSide(WebSocketLeg):
+    """A leg that takes audio and gives results. What each of them passes is in these lines, for each function
+    costs a microsecond where its call has just come out of memory."""
+
+    __slots__ = ()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Cuts what most reads are: audio in frames of one size."""
+        shape = self._shape
+        # Without websockets' protocol the connection is open, and only what is in `_tail` has begun.
+        if shape is None or self._ws is not None or self._tail or nbytes % shape[1]:
+            self.data_received(RECEIVED[:nbytes])
+            return
+        head, _, cut = shape
+        messages = []
+        for first, key, payload in cut(RECEIVED[:nbytes]):
+            if first != head:
+                self.data_received(RECEIVED[:nbytes])
+                return
+            messages.append(apply_mask(payload, key))
+        try:
+            if not self.binary_received(messages):
+                self.read_done()
+                self._answer()
+        except Exception:
+            self.defect()
+
+    def send_result(self, data: bytes) -> None:
+        """`send_text` and `flush`."""
+        length, transport = len(data), self.transport
+        if self._ws is not None or self._out or transport is None or not 126 <= length < 65_536:
+            self.send_text(data)
+            self.flush()
+            return
+        whole = _LONG(_WHOLE_TEXT, 126, length) + data
+        if self._fd < 0 or transport.is_closing() or transport.get_write_buffer_size():
+            self._write(whole)
+            return
+        try:
+            taken = os.write(self._fd, whole)
+        except OSError:
+            taken = 0
+        if taken < len(whole):
+            self._queue(transport, whole[taken:])
+
+
+class ClientSide(WebSocketLeg):
+    """A leg that gives audio and takes results; see `ServerSide`."""
+
+    __slots__ = ()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Cuts what most reads are: one result."""
+        length = nbytes - 4
+        is_one = 126 <= length <= self._max_message and _LONG_HEAD(RECEIVED) == (_LONG_TEXT, length)
+        if not is_one or self._ws is not None or self._tail:
+            self.data_received(RECEIVED[:nbytes])
+            return
+        text = RECEIVED[4:nbytes].tobytes()
+        if not text.isascii() and not _is_utf8(text):
+            self.data_received(RECEIVED[:nbytes])
+            return
+        try:
+            if not self.text_received(text):
+                self.read_done()
+                self._answer()
+        except Exception:
+            self.defect()
+
+    def send_audio(self, data: bytes) -> None:
+        """`send_binary` and `flush`."""
+        length, transport = len(data), self.transport
+        if self._ws is not None or self._out or transport is None or not 126 <= length < 65_536:
+            self.send_binary(data)
+            self.flush()
+            return
+        (key,) = next(_key)
+        whole = _LONG_MASKED(_WHOLE_BINARY, _MASKED | 126, length, key) + apply_mask(data, key)
+        if self._fd < 0 or transport.is_closing() or transport.get_write_buffer_size():
+            self._write(whole)
+            return
+        try:
+            taken = os.write(self._fd, whole)
+        except OSError:
+            taken = 0
+        if taken < len(whole):
+            self._queue(transport, whole[taken:])

@@ -33,6 +33,8 @@ HEALTHY_LIFE = 5.0
 FINALS_ONLY = 4
 """Times as patient with a connection that sends no interims: finals come every few seconds, not every one."""
 WATCH_INTERVAL = 0.5
+WATCH_GRID = 0.1
+"""Seconds; calls are looked after at multiples of this."""
 SUMMARY_WAIT = 1.0
 """Seconds between Deepgram's Metadata and its close frame; they come in one packet."""
 FINALIZE = '{"type":"Finalize"}'
@@ -357,7 +359,7 @@ class Stream:
         self._learn_request_id(request_id)
         self._begin_epoch(now)
         self.timers.set(Timer.KEEPALIVE, now + self._config.keepalive)
-        self.timers.set(Timer.WATCH, now + WATCH_INTERVAL)
+        self._look_at(now + WATCH_INTERVAL)
         if self.draining:
             self._expect_the_end(now)
         return True
@@ -401,32 +403,21 @@ class Stream:
             self.stale += 1
             return None
         try:
-            return self._understand(raw, now)
+            reading = self._recogniser.read(raw)
+            if reading.request_id != self._known_as:
+                self._learn_request_id(reading.request_id)
+            if self.draining:
+                self._word_at = now
+                self._expect_the_end(now)
+            if self._splice is not None:
+                raw = raw.replace(*self._splice)
+            kind = reading.kind
+            if kind is INTERIM or kind is FINAL:
+                return self._result(reading, raw, now)
+            self._aside(reading, raw, now)
         except MALFORMED:
             self.malformed += 1
             self._watch.heard(now)
-            return None
-
-    def _understand(self, raw: bytes, now: float) -> Deliver | None:
-        reading = self._recogniser.read(raw)
-        if reading.request_id != self._known_as:
-            self._learn_request_id(reading.request_id)
-        if self.draining:
-            self._word_at = now
-            self._expect_the_end(now)
-        if self._splice is not None:
-            raw = raw.replace(*self._splice)
-        kind = reading.kind
-        if kind is INTERIM or kind is FINAL:
-            return self._result(reading, raw, now)
-        self._watch.heard(now)
-        if kind is Kind.SUMMARY:
-            msgspec.json.encode(msgspec.json.decode(raw))  # it will be changed: raises now what would then
-            self._summary = raw
-            if self._close_sent:
-                self.timers.set(Timer.SUMMARY, now + SUMMARY_WAIT)
-        else:
-            self._aside(reading, raw)
         return None
 
     def lost(self, epoch: int, code: int, reason: str, now: float) -> None:
@@ -563,8 +554,13 @@ class Stream:
             return
         self._prompt()
         looks = max(1, int(self._watch.quiet_for(sent, now) / WATCH_INTERVAL))
-        self.timers.set(Timer.WATCH, now + looks * WATCH_INTERVAL)
+        self._look_at(now + looks * WATCH_INTERVAL)
         self._keep_alive(now)  # while audio flows, this puts it off before its own time comes
+
+    def _look_at(self, when: float) -> None:
+        """Looks again soon after `when`: together with other calls, since each by itself would wake the process,
+        and find nothing of what it needs in the caches."""
+        self.timers.set(Timer.WATCH, math.ceil(when / WATCH_GRID) * WATCH_GRID)
 
     def _prompt(self) -> None:
         """Asks for a final where audio has had none for long: it would fill the buffer."""
@@ -707,7 +703,8 @@ class Stream:
         self._watch.progressed(reading.channel, reading.end, uplink.sent, now)
         self._lag_at = received = uplink.received
         if last >= 0:
-            self.lag = (clock.samples(received) - last) / clock.rate_hz
+            heard = sent if received == uplink.sent else clock.samples(received)
+            self.lag = (heard - last) / clock.rate_hz
         elif clock.timed:
             self.lag = transcript.timeline.lag(reading, clock.samples(received))
         if self._hides_interims and not is_final:
@@ -754,8 +751,15 @@ class Stream:
             return False
         return age >= (limit if reading.ends_speech else limit * WORN_OUT)
 
-    def _aside(self, reading: Reading, raw: bytes) -> None:
+    def _aside(self, reading: Reading, raw: bytes, now: float) -> None:
         """A message that is no result."""
+        self._watch.heard(now)
+        if reading.kind is Kind.SUMMARY:
+            msgspec.json.encode(msgspec.json.decode(raw))  # it will be changed: raises now what would then
+            self._summary = raw
+            if self._close_sent:
+                self.timers.set(Timer.SUMMARY, now + SUMMARY_WAIT)
+            return
         if reading.kind is Kind.HELLO:
             if self._greeted:
                 return

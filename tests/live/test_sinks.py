@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.deepgram.recogniser import Kind
 from gateway.live.sinks import ClientSink
-from gateway.live.wire import WebSocketLeg
+from gateway.live.wire import ServerSide
 from gateway.session.events import Deliver
 from tests.fakes.stand import eventually
 
@@ -47,7 +47,7 @@ class Slow:
 
 
 def sink_on(leg: Leg, slow: Slow, limit_bytes: int = 1000, patience: float = 60.0) -> ClientSink:
-    return ClientSink(cast(WebSocketLeg, leg), limit_bytes, patience, slow)
+    return ClientSink(cast(ServerSide, leg), limit_bytes, patience, slow)
 
 
 def interim(text: str, channel: int = 0) -> Deliver:

@@ -13,31 +13,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from websockets.client import ClientProtocol
-from websockets.frames import Close
+from websockets.frames import Close, Frame
 from websockets.protocol import Protocol as SansIO
+from websockets.protocol import Side
 from websockets.server import ServerProtocol
 from websockets.uri import parse_uri
 
 from gateway.live import wire
-from gateway.live.wire import WebSocketLeg
+from gateway.live.wire import RECEIVED, ClientSide, ServerSide, WebSocketLeg
 from tests.fakes.stand import eventually
 from tests.fakes.wire_client import BINARY, CLOSE, PING, TEXT, fragments, frame, upgrade
 from tests.live.test_client import Wire
 
 
-class Leg(WebSocketLeg):
+class _Keeping(WebSocketLeg):
     """Keeps what it is told."""
 
-    def __init__(self, write_limit: int = 65536, ws: SansIO | None = None) -> None:
-        super().__init__(ws or ServerProtocol(), 1 << 20, write_limit)
+    def __init__(self, ws: SansIO, write_limit: int = 1 << 24) -> None:
+        super().__init__(ws, 1 << 20, write_limit)
         self.heard: list[bytes] = []
         self.ends: list[tuple[int, str]] = []
         self.overflows = 0
         self.reads = 0
-
-    def handshake_received(self, event: object) -> None:
-        assert isinstance(self.ws, ServerProtocol)
-        self.ws.send_response(self.ws.accept(event))  # type: ignore[arg-type] # the protocol's own Request
 
     def binary_received(self, messages: list[bytes]) -> bool:
         self.heard += [b"b" + data for data in messages]
@@ -57,6 +54,15 @@ class Leg(WebSocketLeg):
         self.overflows += 1
 
 
+class Leg(_Keeping, ServerSide):
+    def __init__(self, write_limit: int = 1 << 24) -> None:
+        super().__init__(ServerProtocol(), write_limit)
+
+    def handshake_received(self, event: object) -> None:
+        assert isinstance(self.ws, ServerProtocol)
+        self.ws.send_response(self.ws.accept(event))  # type: ignore[arg-type] # the protocol's own Request
+
+
 class Full(Wire):
     """A transport whose peer does not read."""
 
@@ -64,10 +70,16 @@ class Full(Wire):
         return len(self.written)
 
 
+def read(leg: WebSocketLeg, data: bytes) -> None:
+    """As the loop does it."""
+    RECEIVED[: len(data)] = data
+    leg.buffer_updated(len(data))
+
+
 def opened(transport: Wire, write_limit: int = 65536) -> Leg:
     leg = Leg(write_limit)
     leg.connection_made(transport)
-    leg.data_received(upgrade("/"))
+    read(leg, upgrade("/"))
     return leg
 
 
@@ -87,14 +99,14 @@ def test_messages_survive_any_cutting(sent: list[tuple[int, str, int]], rng: ran
             data += fragments(opcode, payload, cuts, frame(PING, b"p") * rng.randrange(2))
         while data:
             size = rng.randrange(1, 40)
-            leg.data_received(data[:size])
+            read(leg, data[:size])
             data = data[size:]
         assert leg.heard == [(b"b" if opcode == BINARY else b"t") + text.encode() for opcode, text, _ in sent]
 
     asyncio.run(run())
 
 
-class _Unaided(Leg):
+class _Unaided(_Keeping):
     """Gives every byte to websockets, as if there were no walk."""
 
     def _walk(self, data: bytes) -> None:
@@ -107,12 +119,12 @@ class _Unaided(Leg):
         """It has the beginnings of frames."""
 
 
-class Dialling(Leg):
+class Dialling(_Keeping, ClientSide):
     """The client's side: frames come without a mask, results as text."""
 
     def __init__(self) -> None:
         ws = ClientProtocol(parse_uri("ws://x/"), max_size=1 << 20)
-        super().__init__(ws=ws)
+        super().__init__(ws)
         request = ws.connect()
         self.key = request.headers["Sec-WebSocket-Key"]
         ws.send_request(request)
@@ -195,6 +207,9 @@ def test_they_agree_on_the_other_side(
     they_agree(reads, ends, (Dialling, UnaidedDialling), first)
 
 
+HEAD_END = b"\r\n\r\n"
+
+
 def cut(data: bytes, sizes: list[int]) -> list[bytes]:
     reads: list[bytes] = []
     while data:
@@ -207,21 +222,21 @@ def cut(data: bytes, sizes: list[int]) -> list[bytes]:
 def they_agree(
     reads: list[bytes],
     ends: bool,
-    kinds: tuple[type[Leg], type[Leg]] = (Leg, Unaided),
+    kinds: tuple[type[Leg | Dialling], type[Leg | Dialling]] = (Leg, Unaided),
     first: bytes = b"",
 ) -> None:
     """`first` comes in one read with the handshake."""
 
-    async def run(kind: type[Leg]) -> tuple[object, ...]:
+    async def run(kind: type[Leg | Dialling]) -> tuple[object, ...]:
         transport = Wire()
         leg = kind()
         leg.connection_made(transport)
-        leg.data_received((switch(leg.key) if isinstance(leg, Dialling) else upgrade("/")) + first)
+        read(leg, (switch(leg.key) if isinstance(leg, Dialling) else upgrade("/")) + first)
         if not first:
             transport.written = b""  # there is a date in it
         for data in reads:
             if not transport.over:
-                leg.data_received(data)
+                read(leg, data)
         if ends:
             leg.eof_received()
         leg.connection_lost(None)
@@ -273,17 +288,17 @@ async def test_websockets_is_there_for_its_frames_only() -> None:
     leg = opened(transport)
     assert not has_one(leg)
     protocol = weakref.ref(leg.ws)
-    leg.data_received(frame(PING, b"p")[:3])
+    read(leg, frame(PING, b"p")[:3])
     assert protocol() is not None  # it has the beginning
-    leg.data_received(frame(PING, b"p")[3:])
+    read(leg, frame(PING, b"p")[3:])
     assert transport.written.endswith(b"\x8a\x01p")
     assert protocol() is None
-    leg.data_received(frame(TEXT, b"{", fin=False))
+    read(leg, frame(TEXT, b"{", fin=False))
     assert has_one(leg)
-    leg.data_received(frame(PING) + frame(0, b"}"))
+    read(leg, frame(PING) + frame(0, b"}"))
     assert not has_one(leg)
     assert leg.heard == [b"t{}"]
-    leg.data_received(frame(CLOSE, b"\x03\xe8"))
+    read(leg, frame(CLOSE, b"\x03\xe8"))
     leg.connection_lost(None)
     assert leg.ends == [(1000, "")]
 
@@ -292,7 +307,7 @@ async def test_bad_utf8_fails_the_connection() -> None:
     """1007, and nothing of it is handed on."""
     transport = Wire()
     leg = opened(transport)
-    leg.data_received(frame(TEXT, b"\xc3\x28"))
+    read(leg, frame(TEXT, b"\xc3\x28"))
     assert leg.heard == []
     assert b"\x03\xef" in transport.written  # 1007
     leg.connection_lost(None)
@@ -303,7 +318,7 @@ async def test_the_guard() -> None:
     transport = Full()
     leg = opened(transport, 10_000)
     for _ in range(200):
-        leg.data_received(frame(PING, b"p" * 100))
+        read(leg, frame(PING, b"p" * 100))
     assert transport.over
     assert leg.overflows == 1
     assert len(transport.written) < 10_000 + 200
@@ -324,7 +339,7 @@ async def test_pauses_are_told() -> None:
 async def test_the_end_is_told_once() -> None:
     """With the peer's code and reason; 1006 without a close frame."""
     leg = opened(Wire())
-    leg.data_received(frame(CLOSE, b"\x03\xf3because"))
+    read(leg, frame(CLOSE, b"\x03\xf3because"))
     leg.eof_received()
     leg.connection_lost(None)
     leg.connection_lost(None)
@@ -379,24 +394,35 @@ async def test_one_write_per_flush() -> None:
     leg.connection_lost(None)
 
 
-async def test_what_the_socket_does_not_take_comes_later() -> None:
+@pytest.mark.parametrize("kind", [Leg, Dialling])
+async def test_what_the_socket_does_not_take_comes_later(kind: type[Leg | Dialling]) -> None:
     """In order, though the first is written to the socket and the rest waits in the transport."""
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     loop = asyncio.get_running_loop()
-    transport, leg = await loop.create_connection(lambda: Leg(1 << 24), sock=ours)
-    await loop.sock_sendall(theirs, upgrade("/"))
-    answer = await loop.sock_recv(theirs, 65_536)
-    sent = [bytes([n]) * 50_000 for n in range(100)]
+    transport, leg = await loop.create_connection(kind, sock=ours)
+    assert isinstance(leg, Leg | Dialling)
+    send = leg.send_audio if isinstance(leg, Dialling) else leg.send_result
+    if isinstance(leg, Dialling):
+        await loop.sock_sendall(theirs, switch(leg.key))
+        await eventually(leg.is_open)
+        leg.flush()
+    else:
+        await loop.sock_sendall(theirs, upgrade("/"))
+    peer = SansIO(Side.SERVER if isinstance(leg, Dialling) else Side.CLIENT)
+    head = b""
+    while HEAD_END not in head:
+        head += await loop.sock_recv(theirs, 65_536)
+    sent = [bytes([n]) * 50_000 for n in range(40)]
     for data in sent:
-        leg.send_audio(data)
+        send(data)
     assert not leg.writable
     assert transport.get_write_buffer_size() < sum(map(len, sent))
-    wanted = b"".join(frame(BINARY, data, mask=False) for data in sent)
-    got = answer.partition(b"\r\n\r\n")[2]
-    while len(got) < len(wanted):
-        got += await loop.sock_recv(theirs, 65_536)
-    assert got == wanted
+    got: list[bytes] = []
+    while len(got) < len(sent):
+        peer.receive_data(await loop.sock_recv(theirs, 65_536))
+        got += [bytes(event.data) for event in peer.events_received() if isinstance(event, Frame)]
+    assert got == sent
     theirs.close()
     await eventually(lambda: bool(leg.ends))
-    leg.send_audio(b"x")
+    send(b"x")
