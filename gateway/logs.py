@@ -24,6 +24,8 @@ from typing import Any, Final, Literal, TextIO
 import structlog
 from structlog.typing import EventDict
 
+from gateway.threads import give_way
+
 MAX_VALUE_CHARS: Final = 1000
 PAUSE: Final = 0.02
 """Seconds that the writing thread rests after a write: lines that come meanwhile do not wake it. Each that
@@ -69,6 +71,7 @@ class LogWriter:
         self._thread.join(timeout)
 
     def _drain(self) -> None:
+        give_way()
         while (line := self._queue.get()) is not None:
             lines = [line]
             while len(lines) < _AT_ONCE and not self._queue.empty():

@@ -27,10 +27,14 @@ LAG_INTERVAL: Final = 0.25
 YOUNG_OBJECTS: Final = 50_000
 """Allocations between two runs of the cyclic collector. A call makes no cycles per frame, so the default of
 700 only adds pauses: it cost 9 ms at the 99.99th percentile in a prototype."""
+GIL_SECONDS: Final = 0.0005
+"""For which another thread may keep the interpreter from the loop; Python's default of 5 ms is what a result
+would then wait while the store writes."""
 
 
 def serve(config: Config, api_key: str | None, source: str, *, worker: bool = False) -> int:
     """Runs until a signal; returns the exit code. Raises ConfigError. `worker` as `Gateway` has it."""
+    sys.setswitchinterval(GIL_SECONDS)
     writer = logs.configure(config.log.level, config.log.format, sys.stderr)
     try:
         return uvloop.run(_serve(config, api_key, source, writer, worker))

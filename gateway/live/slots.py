@@ -14,6 +14,8 @@ from typing import Final, Protocol
 TICK: Final = 0.01
 """Seconds between two looks; windows are whole ticks."""
 LONGEST_MS: Final = 250
+GROUP: Final = 8
+"""Legs that are read before the loop looks what else came: results wait for no more than that."""
 
 
 class SlottedLeg(Protocol):
@@ -44,10 +46,12 @@ class Slots:
         self._is_seated: dict[SlottedLeg, bool] = {}  # of all legs: whether they are in a slot now
         self._ring: list[list[SlottedLeg]] = [[] for _ in range(_ticks(LONGEST_MS) + 1)]
         self._at = 0
+        self._turn: list[SlottedLeg] = []  # those whose tick it is,
+        self._read = 0  # and how many of them have been read
         self._next = 0  # a phase that spreads newcomers
         self._seated = 0
         self._due = 0.0
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
 
     def join(self, leg: SlottedLeg) -> None:
         """From now on `leg` is read by its window."""
@@ -82,11 +86,18 @@ class Slots:
             self._timer = self._loop.call_at(self._due, self._tick)
 
     def _tick(self) -> None:
-        ring, common = self._ring, self.window_ms
+        ring = self._ring
         at = self._at = (self._at + 1) % len(ring)
-        legs, ring[at] = ring[at], []
+        self._turn, ring[at] = ring[at], []
+        self._read = 0
+        self._go_on()
+
+    def _go_on(self) -> None:
+        at, ring, common = self._at, self._ring, self.window_ms
         next_common = ring[(at + _ticks(common)) % len(ring)]
-        for leg in legs:
+        first = self._read
+        self._read += GROUP
+        for leg in self._turn[first : self._read]:
             own = leg.window_ms
             if common if own is None else own:
                 try:
@@ -102,6 +113,10 @@ class Slots:
                 self._is_seated[leg] = False
                 leg.join_loop()
         self._timer = None
+        if self._read < len(self._turn):
+            self._timer = self._loop.call_soon(self._go_on)
+            return
+        self._turn = []
         if self._seated:
             self._due = max(self._due + TICK, self._loop.time())
             self._timer = self._loop.call_at(self._due, self._tick)

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self, TypeVar
 
 from gateway.errors import ConfigError, GatewayError
+from gateway.threads import give_way
 
 if TYPE_CHECKING:
     from _hashlib import HASH
@@ -285,7 +286,7 @@ class Spool:
         """Makes the folder if it must. Raises ConfigError for one that cannot be, or is open to others."""
         self.folder = _private(folder)
         self._quota = quota
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="spool")
+        self._threads = ThreadPoolExecutor(THREADS, "spool", give_way)
         self._kept = {entry.name: entry.stat().st_size for entry in os.scandir(folder) if entry.is_file()}
         self.used = sum(self._kept.values())
         self._look_at = 0.0

@@ -558,7 +558,7 @@ class Stream:
         self._keep_alive(now)  # while audio flows, this puts it off before its own time comes
 
     def _look_at(self, when: float) -> None:
-        """Looks again soon after `when`: together with other calls, since each by itself would wake the process,
+        """Looks again soon after `when`: together with other calls, for each by itself would wake the process
         and find nothing of what it needs in the caches."""
         self.timers.set(Timer.WATCH, math.ceil(when / WATCH_GRID) * WATCH_GRID)
 

@@ -22,6 +22,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, Operationa
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from gateway.errors import ConfigError
+from gateway.threads import give_way
 
 T = TypeVar("T")
 
@@ -183,8 +184,8 @@ class _Sqlite:
             pool_size=READERS + 1,
         )
         event.listen(self._engine, "connect", _set_up)
-        self._writer = ThreadPoolExecutor(1, "store-writer")
-        self._readers = ThreadPoolExecutor(READERS, "store-reader")
+        self._writer = ThreadPoolExecutor(1, "store-writer", give_way)
+        self._readers = ThreadPoolExecutor(READERS, "store-reader", give_way)
 
     async def transact(self, op: Op[T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._writer, self._transact, op)
