@@ -3,50 +3,74 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import Final
+
+SMALL: Final = 64
+"""Bytes below which a message takes less memory than the object that it would be: such ones are joined,"""
+JOINED: Final = 1024
+"""to so many bytes."""
 
 
 class ReplayBuffer:
     """Bytes from `start` to `end`; both only grow.
 
-    One bytearray: appending is amortised O(1), cutting its front moves no memory, and 20 ms frames leave no
-    objects behind. With `packets`, message boundaries are kept and never crossed. Who has nothing to do with
-    boundaries may append to `data` itself.
+    The messages themselves, so that taking one in copies nothing, and what is kept takes the memory that it is
+    long. With `packets`, no read crosses from one to the next. Who has one at hand that is not `SMALL` may put
+    it at the end of `messages` itself, and add its length to `end`.
     """
 
-    __slots__ = ("_boundaries", "data", "start")
+    __slots__ = ("_at", "_first", "_index", "_packets", "end", "messages", "start")
 
     def __init__(self, start: int = 0, *, packets: bool = False) -> None:
-        self.start = start
-        self.data = bytearray()
-        self._boundaries: deque[int] | None = deque() if packets else None
+        self.start = self.end = start
+        self.messages: deque[bytes] = deque()
+        self._packets = packets
+        self._first = start  # where the first message begins: its last bytes may be all that is wanted of it
+        self._index = 0  # the message that was read from last, for the next read mostly goes on there,
+        self._at = start  # and where it begins
 
     def __len__(self) -> int:
-        return len(self.data)
-
-    @property
-    def end(self) -> int:
-        return self.start + len(self.data)
+        return self.end - self.start
 
     def append(self, data: bytes) -> None:
-        self.data += data
-        if self._boundaries is not None:
-            self._boundaries.append(self.end)
+        messages, length = self.messages, len(data)
+        if length < SMALL and messages and len(messages[-1]) < JOINED and not self._packets:
+            messages[-1] += data
+        elif data:
+            messages.append(data)
+        self.end += length
 
     def read(self, offset: int, limit: int) -> bytes:
         """At most `limit` bytes from `offset`, or the one whole packet that begins there."""
         assert self.start <= offset <= self.end, (self.start, offset, self.end)
-        at = offset - self.start
-        if self._boundaries is None:
-            return bytes(self.data[at : at + limit])
-        stop = next(b for b in self._boundaries if b > offset)
-        return bytes(self.data[at : stop - self.start])
+        messages = self.messages
+        if offset == self.end:
+            return b""
+        if offset < self._at:
+            self._index, self._at = 0, self._first
+        while self._at + len(messages[self._index]) <= offset:
+            self._at += len(messages[self._index])
+            self._index += 1
+        index, skipped = self._index, offset - self._at
+        if self._packets:
+            return messages[index]
+        found = [messages[index][skipped : skipped + limit]]
+        missing = min(limit, self.end - offset) - len(found[0])
+        while missing:
+            index += 1
+            found.append(messages[index][:missing])
+            missing -= len(found[-1])
+        return b"".join(found)
 
     def discard_until(self, offset: int) -> None:
         """Forgets what lies before `offset`."""
         assert offset <= self.end, (offset, self.end)
         if offset <= self.start:
             return
-        del self.data[: offset - self.start]
         self.start = offset
-        while self._boundaries and self._boundaries[0] <= offset:
-            self._boundaries.popleft()
+        messages = self.messages
+        while messages and self._first + len(messages[0]) <= offset:
+            self._first += len(messages.popleft())
+            self._index -= 1
+        if self._index < 0:
+            self._index, self._at = 0, self._first

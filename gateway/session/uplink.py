@@ -16,7 +16,7 @@ from gateway.audio.clock import PACKETS
 from gateway.audio.containers import Clock
 from gateway.session.finalizes import Finalizes
 from gateway.session.pacer import Pacer
-from gateway.session.replay import ReplayBuffer
+from gateway.session.replay import SMALL, ReplayBuffer
 
 CHUNK = 0.1
 """Seconds of audio in one message when a backlog goes up: Deepgram advises 20-250 ms, 100 ms being "a good
@@ -124,10 +124,14 @@ class Uplink:
         """
         if not self._flows:
             return False
-        kept, length, pacer = self.buffer.data, len(data), self._pacer
-        if length > self._largest or len(kept) > self.limit or pacer is None or not pacer.admit(length, now):
+        buffer, length, pacer = self.buffer, len(data), self._pacer
+        kept = buffer.end - buffer.start
+        if not SMALL <= length <= self._largest or kept > self.limit:
             return False
-        kept += data
+        if pacer is None or not pacer.admit(length, now):
+            return False
+        buffer.messages.append(data)
+        buffer.end += length
         self.received += length
         self.sent += length
         self.relayed_at = now

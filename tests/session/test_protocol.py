@@ -788,7 +788,7 @@ class TestContainers:
         book >> heard(final(0, 0.9)) << window(0, 0.9) >> heard(interim(0.9, 1.7))
         book << window(0.9, 1.7, Kind.INTERIM)
         book >> sent(bytes(100)) << Recognised("ogg", "none") << Up(bytes(100))
-        assert not book.session.stream.uplink.buffer.data
+        assert not book.session.stream.uplink.buffer.messages
         book >> lost() << Broke(1, 1006, "", 0.0) >> sent(b"more") << Dial(2)
         book >> opened("two") << Gap(0.9, 1.7, "not_replayable") << Restored(2, 0.0)
         book << Up(ogg_header()) << Up(b"more") >> heard(final(0, 0.5, rid="two"))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from gateway.session.replay import ReplayBuffer
 from tests.playbook import sound
 
-STEPS = st.lists(st.tuples(st.integers(1, 400), st.integers(0, 500)), max_size=40)
+STEPS = st.lists(st.tuples(st.integers(0, 400), st.integers(0, 500)), max_size=40)
 
 
 @given(STEPS)
@@ -51,3 +51,30 @@ def test_forgetting_goes_one_way() -> None:
         buffer.discard_until(7)
     with pytest.raises(AssertionError):
         buffer.read(3, 1)
+
+
+def test_small_messages_take_no_object_each() -> None:
+    """Who sends a byte at a time gets no more memory than who sends many at once."""
+    buffer = ReplayBuffer()
+    for at in range(5000):
+        buffer.append(sound(at, at + 1))
+    assert len(buffer.messages) < 10
+    assert buffer.read(0, 5000) == sound(0, 5000)
+
+
+def test_reading_on_costs_no_search() -> None:
+    """A backlog goes up in pieces: the messages before the piece are not looked at again for each of them."""
+
+    class Counting(bytes):
+        looked_at = 0
+
+        def __len__(self) -> int:
+            Counting.looked_at += 1
+            return super().__len__()
+
+    buffer = ReplayBuffer()
+    for at in range(0, 64_000, 64):
+        buffer.append(Counting(sound(at, at + 64)))
+    Counting.looked_at = 0
+    assert b"".join(buffer.read(at, 640) for at in range(0, 64_000, 640)) == sound(0, 64_000)
+    assert Counting.looked_at < 10 * 1000
