@@ -14,9 +14,9 @@ JOINED: Final = 1024
 class ReplayBuffer:
     """Bytes from `start` to `end`; both only grow.
 
-    The messages themselves, so that taking one in copies nothing, and what is kept takes the memory that it is
-    long. With `packets`, no read crosses from one to the next. Who has one at hand that is not `SMALL` may put
-    it at the end of `messages` itself, and add its length to `end`.
+    It keeps the messages themselves: taking one in copies nothing, and what is kept takes the memory that it
+    is long. With `packets`, no read crosses from one to the next. Who has one at hand that is not `SMALL` may
+    put it at the end of `messages` itself, and add its length to `end`.
     """
 
     __slots__ = ("_at", "_first", "_index", "_packets", "end", "messages", "start")
