@@ -2,6 +2,8 @@
 
 Real legs, calls and sessions on uvloop; only their peers are not there: what is written goes to /dev/null.
 In a round every call does the same, one after the other. The pace of audio is not held: no time has to pass.
+*Woken* is the same with the processor's caches emptied before each turn: what sleep, and the work of the
+kernel and of others, leave of them to a call that is woken for one message.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ EAGER: Final = 1e6
 """A pace that holds nothing back."""
 PER_CALL_SECOND: Final = {"interim": 2.75, "final": 0.25, "timer": 0.4}
 """What comes beside the audio: three results, and a look every two and a half seconds."""
+CACHE_BYTES: Final = 6 << 20
+"""More than a core keeps for itself."""
 KEY: Final = "dGhlIHNhbXBsZSBub25jZQ=="
 
 
@@ -95,8 +99,18 @@ class _Answers:
 class Crowd:
     """Calls in mid-speech. What its methods return is what one call took, in nanoseconds."""
 
-    def __init__(self, exchange: Exchange, query: str, result: Callable[[float, float, bool], bytes]) -> None:
-        """`result(start, stop, final)` is a message for a stretch of the call."""
+    def __init__(
+        self,
+        exchange: Exchange,
+        query: str,
+        result: Callable[[float, float, bool], bytes],
+        others: bytes = b"",
+    ) -> None:
+        """`result(start, stop, final)` is a message for a stretch of the call.
+
+        `others` is read before each turn, so that nothing else is in the caches.
+        """
+        self._others = others
         self._socket = socket.socket()
         self._answers = _Answers(self._socket)
         exchange.dialer = cast(Dialer, self._answers)
@@ -137,7 +151,7 @@ class Crowd:
         self.read(5)  # so that the size of its frames is known
 
     def nothing(self) -> float:
-        """What the others pay for the loop that drives them, and for the kernel's copy."""
+        """What the others pay for the clock."""
         return self._each(self._clients, b"\0" * 840, lambda leg, size: None)
 
     def read(self, frames: int) -> float:
@@ -170,12 +184,15 @@ class Crowd:
     def _each(
         self, legs: Iterable[WebSocketLeg], data: bytes, take: Callable[[WebSocketLeg, int], None]
     ) -> float:
-        size = len(data)
-        began = clock()
+        size, spent = len(data), 0
         for leg in legs:
             RECEIVED[:size] = data
+            if self._others:
+                bytearray(self._others)
+            began = clock()
             take(leg, size)
-        return (clock() - began) / len(self._clients)
+            spent += clock() - began
+        return spent / len(self._clients)
 
 
 def _take(leg: WebSocketLeg, size: int) -> None:
@@ -192,14 +209,19 @@ def _audio_frame() -> bytes:
 
 
 def measure(
-    query: str, result: Callable[[float, float, bool], bytes], rounds: int, count: int = CALLS
+    query: str,
+    result: Callable[[float, float, bool], bytes],
+    rounds: int,
+    count: int = CALLS,
+    *,
+    woken: bool = False,
 ) -> dict[str, list[float]]:
     """Nanoseconds per case and round; each round is all cases in turn."""
-    return uvloop.run(_measure(query, result, rounds, count))
+    return uvloop.run(_measure(query, result, rounds, count, bytes(CACHE_BYTES * woken)))
 
 
 async def _measure(
-    query: str, result: Callable[[float, float, bool], bytes], rounds: int, count: int
+    query: str, result: Callable[[float, float, bool], bytes], rounds: int, count: int, others: bytes
 ) -> dict[str, list[float]]:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     region = {"name": "r0", "url": "http://deepgram.test"}
@@ -212,7 +234,7 @@ async def _measure(
     found: dict[str, list[float]] = {}
     async with asyncio.TaskGroup() as tasks:
         exchange = make_exchange(config, "key", Metrics(["r0"], "0"), tasks)
-        crowd = Crowd(exchange, query, result)
+        crowd = Crowd(exchange, query, result, others)
         await crowd.open(count)
         gc.collect()
         gc.freeze()

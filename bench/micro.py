@@ -5,9 +5,9 @@
 Drives `SessionProtocol` as the shell does, with a clock of our own: a minute of G.711 in frames of 20 ms, an
 interim each second and a final every four. Nothing is subtracted: the loop that drives it is in the figures,
 and its own cost is the row `an empty loop`. The rows `in a crowd` are of whole calls, legs and all, that take
-turns; see `bench.crowd`. The clock is the thread's processor time: what others take of the
-core is not in it, but for what they leave in its caches. The figures are compared with those in
-bench/micro.json, which `--save` replaces.
+turns, and `woken` of calls that find nothing in the caches; see `bench.crowd`. The clock is the thread's
+processor time: what others take of the core is not in it, but for what they leave in its caches. The figures
+are compared with those in bench/micro.json, which `--save` replaces.
 """
 
 from __future__ import annotations
@@ -320,8 +320,9 @@ def measure(repeats: int) -> dict[str, dict[str, float]]:
         for name, case in CASES.items():
             times[name].append(case())
     gc.enable()
-    taking_turns = crowd.measure(QUERY, lambda start, stop, final: result(start, stop, final, 0), repeats)
-    times |= {f"in a crowd: {name}": ns for name, ns in taking_turns.items()}
+    for how, woken in (("in a crowd", False), ("woken", True)):
+        found = crowd.measure(QUERY, lambda a, b, final: result(a, b, final, 0), repeats, woken=woken)
+        times |= {f"{how}: {name}": ns for name, ns in found.items()}
     return {n: {"min": round(min(t), 1), "median": round(statistics.median(t), 1)} for n, t in times.items()}
 
 
