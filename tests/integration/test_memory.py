@@ -88,8 +88,9 @@ async def test_the_longest_backlogs_shrink(stand: Stand) -> None:
         emulator.patch(faults=[])
         for ws in callers:
             told = await read_until(ws, lambda message: "gaps" in message.get("gateway", {}))
-            (gap,) = told[-1]["gateway"]["gaps"]
-            assert (gap["start"], gap["reason"]) == (0.0, "buffer_overflow")
+            gaps = told[-1]["gateway"]["gaps"]  # more than one where it came down more than once
+            assert [gap["start"] for gap in gaps] == [0.0, *(gap["end"] for gap in gaps[:-1])]
+            assert {gap["reason"] for gap in gaps} == {"buffer_overflow"}
     assert (metrics.shed["refused"], metrics.shed["closed"]) == (1, 0)
     await eventually(lambda: not gateway._exchange.is_full)
     assert words(await transcribe(gateway, audio)) == said
