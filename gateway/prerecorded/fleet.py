@@ -158,7 +158,7 @@ class FleetQueue:
                 await self._add_unknown([job for job in jobs if job.attempts])
         except _DOWN as exc:
             _note(self._metrics, exc)
-            self._log.warning("jobs.not_enqueued", jobs=len(jobs), error=str(exc))
+            self._log.warning("jobs.not_enqueued", jobs=len(jobs), error=str(exc) or type(exc).__name__)
 
     async def cancel(self, job: Job) -> None:
         with contextlib.suppress(*_DOWN):
@@ -232,7 +232,7 @@ class FleetQueue:
             _note(self._metrics, exc)
             self.healthy = False
             if was:
-                self._log.error("redis.down", reason=str(exc))
+                self._log.error("redis.down", reason=str(exc) or type(exc).__name__)
         if self.healthy and not was:
             self._log.info("redis.up")
         self._metrics.redis_up = int(self.healthy)

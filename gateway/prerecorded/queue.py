@@ -225,6 +225,10 @@ class Jobs:
             await self.queue.enqueue([job])
         return job
 
+    async def needs(self, name: str) -> bool:
+        """Whether a job that may yet run has that file of the spool. Raises StoreError."""
+        return bool(await self._store.read(lambda connection: rows.needed(connection, [name])))
+
     async def awaiting(self, job_id: str) -> Job | None:
         """Any principal's job, for whoever knows the secret that it awaits. Raises StoreError."""
         return (await self._store.read(lambda connection: rows.find(connection, [job_id]))).get(job_id)

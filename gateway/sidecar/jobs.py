@@ -318,7 +318,8 @@ class JobRoutes:
         try:
             [written] = await self._written([job], key)
         except Refused:
-            await self._spool.delete(name)
+            if not await self._jobs.needs(name):  # nor has another, that came at the same moment
+                await self._spool.delete(name)
             raise  # whatever else is raised, the row may yet be committed: what has none is swept
         if written is not job and written.ended_at:  # it came before, and has no use for audio any more
             await self._spool.delete(name)

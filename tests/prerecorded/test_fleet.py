@@ -257,7 +257,7 @@ async def test_replies_are_their_askers(tmp_path: Path) -> None:
 async def test_a_redis_that_would_throw_jobs_away(
     request: pytest.FixtureRequest, tmp_path: Path, many: bool
 ) -> None:
-    """Is told of, also if it is one of many, and jobs are taken all the same: the rows are safe (65)."""
+    """Is told of, also if it is one of many; jobs are taken, for their rows are safe (faults.md 65)."""
     servers: Valkey | Cluster = request.getfixturevalue("valkey_cluster" if many else "valkey_single")
     one = servers.nodes[0] if isinstance(servers, Cluster) else servers
     with one.client() as client:

@@ -130,6 +130,33 @@ async def test_many_or_none(client: Client) -> None:
     assert (status, len({one["id"] for one in accepted["jobs"]})) == (202, 3)
 
 
+async def test_two_at_one_moment(
+    stand: Stand,  # noqa: F811 - a fixture is asked for by name
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of two jobs with one id and the same audio one is refused: the other's audio stays.
+
+    An object store cannot tell which came first.
+    """
+    emulator = await stand.emulator()
+    gateway = await stand.gateway(
+        emulator.url,
+        store={"url": f"sqlite:///{tmp_path}/gateway.db"},
+        prerecorded={"spool_dir": str(tmp_path / "spool")},
+        jobs={"work": False},
+    )
+    host, port = gateway.sidecar_address
+    async with aiohttp.ClientSession(f"http://{host}:{port}") as session:
+        client = Client(session, tmp_path / "spool")
+        assert (await client.upload("id=one"))[0] == 202
+        kept = client.kept
+        monkeypatch.setattr(gateway.recordings.spool, "keep", lambda _file, _name: asyncio.sleep(0))
+        status, refused = await client.upload("id=one&punctuate=true")
+        assert (status, refused["err_code"]) == (409, "JOB_EXISTS")
+        assert client.kept == kept
+
+
 async def test_ids_of_ones_own(client: Client) -> None:
     """Once; the same again is the same job, with other audio it is refused and leaves nothing."""
     _, job = await client.upload("id=mine")
