@@ -56,7 +56,7 @@ class FluxStream(Stream):
         pause = self._pause(at)
         if self._words and pause is not None:
             self._weigh(pause, at, now)
-        if at >= self._next_update:
+        if at >= self._next_update and not self._eager:  # after that come TurnResumed or EndOfTurn
             self._next_update = at + self._interval()
             self._turn_info("Update", at, now, self._confidence(pause))
 

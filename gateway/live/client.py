@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import http
 import os
+import socket
 from collections.abc import Sequence
 from typing import Final, Protocol
 
@@ -21,6 +23,12 @@ from gateway.live.wire import LOGGER, RECEIVED, ServerSide
 
 _HANDSHAKE: Final = ("connection", "upgrade", "sec-websocket-", "origin")
 _INTO: Final = [RECEIVED]
+UNREAD_BYTES: Final = 32_768
+"""What a client may send while it is not read: about 4 s of G.711. More stays on its side.
+
+By the window, not by a small buffer: small segments take many times their length of one, and the kernel drops
+what does not fit, the client's acknowledgements with it. It would hear nothing any more, and be given up.
+"""
 COUNTED: Final = 100
 """Frames that the owner is told of at once: to tell of each would be one more function for every read."""
 
@@ -112,6 +120,8 @@ class ClientLeg(ServerSide):
     def pause_reading(self, paused: bool) -> None:
         """TCP back-pressure: while paused the client's own send buffer fills up."""
         self._paused = paused
+        if paused:
+            self._bound_unread()
         if self.transport is None or self.transport.is_closing() or self._is_seated:
             return
         if paused:
@@ -208,6 +218,13 @@ class ClientLeg(ServerSide):
             self.owner.defect()
         else:
             super().defect()
+
+    def _bound_unread(self) -> None:
+        """Each time, since the kernel widens the window of who sends much at once."""
+        sock = self.transport.get_extra_info("socket") if self.transport is not None else None
+        if sock is not None:
+            with contextlib.suppress(OSError):  # it is gone, or not of TCP
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP, UNREAD_BYTES)
 
     def _leave_slots(self) -> None:
         """The end is the loop's business, and should be known at once."""

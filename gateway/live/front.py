@@ -33,11 +33,9 @@ SEND_BUFFER_BYTES: Final = 65_536
 """Of a client's socket: the kernel's own choice grew to megabytes, half an hour of results, before a client
 that does not read was noticed (`session.client_slow`). The kernel doubles it."""
 
-RECEIVE_BUFFER_BYTES: Final = 32_768
-"""Of a call's socket: about 4 s of G.711. What a client sends ahead of real time stays on its side. Not of
-the listener's: the kernel would offer no window scaling, and recordings come at 64 KiB in a round trip."""
 UPLOAD_BUFFER_BYTES: Final = 65_536
-"""Of other clients' sockets: what is read at once is in memory. The kernel doubles it, as the one above."""
+"""Of other clients' sockets: what is read at once is in memory. The kernel doubles it. Not of the listener's:
+the kernel would offer no window scaling, and recordings come at 64 KiB in a round trip."""
 
 
 def tune_listener(sock: socket.socket) -> None:
@@ -293,13 +291,12 @@ class _Visitor(asyncio.BufferedProtocol):
 
     def _hand_over(self, head: Head, transport: asyncio.Transport) -> None:
         self._leave()
-        sock = transport.get_extra_info("socket")
-        if sock is not None and sock.family != socket.AF_UNIX:
-            size = RECEIVE_BUFFER_BYTES if head.wants_websocket else UPLOAD_BUFFER_BYTES
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
         if head.wants_websocket:
             self._begin_call(head, transport)
             return
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UPLOAD_BUFFER_BYTES)
         protocol = self._door.http.protocol()
         # uvloop asks a protocol how it wants its bytes only when reading begins.
         transport.pause_reading()

@@ -376,6 +376,7 @@ def _judge_turns(
             verdict.blame(f"{at}: {event} of turn {message['turn_index']}, not {turn}")
         verdict.events += event in ("StartOfTurn", "EndOfTurn")
         fits = {
+            "Update": not is_paused,
             "StartOfTurn": not has_begun,
             "EagerEndOfTurn": has_begun and not is_paused,
             "TurnResumed": is_paused,
@@ -385,7 +386,7 @@ def _judge_turns(
             verdict.blame(f"{at}: {event} of turn {turn}: begun {has_begun}, paused {is_paused}")
         turn = message["turn_index"] + (event == "EndOfTurn")
         has_begun = (has_begun or event == "StartOfTurn") and event != "EndOfTurn"
-        is_paused = event == "EagerEndOfTurn" or (is_paused and event == "Update")
+        is_paused = event == "EagerEndOfTurn"
     said = sum(history.said_times(text) for text in CONFIGURES)
     if configured > said or (whole and configured < said):
         verdict.blame(f"{configured} answers to {said} Configure")

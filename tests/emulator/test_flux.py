@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from itertools import pairwise
 
 import pytest
 from websockets.exceptions import InvalidStatus
@@ -59,6 +60,8 @@ async def test_an_eager_end_that_was_none(start: Starter) -> None:
         got = await read(ws)
     names = [m["event"] for m in events(got, "StartOfTurn", "EagerEndOfTurn", "TurnResumed", "EndOfTurn")]
     assert names == ["StartOfTurn", "EagerEndOfTurn", "TurnResumed", "EagerEndOfTurn", "EndOfTurn"]
+    told = [m["event"] for m in events(got)]
+    assert "Update" not in [after for before, after in pairwise(told) if before == "EagerEndOfTurn"]
 
 
 async def test_the_end_of_a_turn_by_force_and_by_time(start: Starter) -> None:

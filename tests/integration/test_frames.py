@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import resource
+import socket
 from pathlib import Path
 
 import pytest
@@ -235,6 +236,30 @@ async def test_a_flood_of_tiny_frames_is_slowed(stand: Stand, flood: bytes) -> N
             sending.cancel()
             client.writer.transport.abort()
     assert [line["what"] for line in lines if line["event"] == "client.floods"] == ["messages"]
+
+
+async def test_who_is_not_read_hears_all_the_same(stand: Stand) -> None:
+    """What a flood acknowledges counts, however small its segments are in the kernel (faults.md 38)."""
+    emulator = await stand.emulator()
+    gateway = await stand.gateway(emulator.url, session={"max_messages_per_second": 50})
+    async with await WireClient.open(gateway.address, TARGET) as client:
+        await client.send(frame(BINARY, b"\xff" * 160))
+        await eventually(lambda: emulator.connections and emulator.connections[0].audio_bytes)
+        sock = client.writer.get_extra_info("socket")
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for _ in range(1000):
+            await client.send(frame(TEXT, b'{"type":"KeepAlive"}'))
+        (unread,) = gateway._exchange.calls.values()
+        await eventually(lambda: not unread.session.reading)
+        for _ in range(1000):
+            client.writer.write(frame(BINARY, b"\xff" * 320))
+            await asyncio.sleep(0.001)
+        for number in range(200):
+            emulator.act("garbage", text=f'{{"type":"Surprise","number":{number}}}')
+            opcode, text = await client.frame(2)
+            assert opcode == TEXT
+            assert json.loads(text)["number"] == number
+        client.writer.transport.abort()
 
 
 def resident() -> int:
