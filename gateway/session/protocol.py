@@ -20,7 +20,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from gateway.audio.clock import PACKETS, Continuity, from_parameters
+from gateway.audio.clock import PACKETS, Continuity, MediaClock, from_parameters
 from gateway.audio.containers import Clock, Opening, OpusClock
 from gateway.config import SessionConfig
 from gateway.deepgram.errors import INTERNAL, NET_0001, POLICY, TRY_LATER, Refusal, close_reason, error_text
@@ -134,16 +134,13 @@ class SessionProtocol:
         self._timers: Timers[Timer] = Timers()
         self._client_present = True  # or may come back
         self._may_return = resumption is not None
-        self._detached_at = now
+        self._detached_at = self._last_heard = now
         self._left_out = 0  # bytes
-        self._last_heard = now
         self._intake: Pacer | None = None
         self._messages = Pacer(config.max_messages_per_second, 1.0, MESSAGES_BURST, now)
         self._finalizes = Pacer(config.max_finalizes_per_second, 1.0, FINALIZES_BURST, now)
         self._floods: tuple[str, ...] = ()
-        clock = from_parameters(query.get("encoding"), query.get("sample_rate"), query.get("channels"))
-        if query.has("callback"):
-            clock = PACKETS  # what becomes of them is told to somebody else
+        clock = _clock_of(query)
         self._reader: Opening | OpusClock | None = Opening() if clock is None else None
         self._ending = Close(recogniser.end_code)
         self._catch_up = catch_up
@@ -717,3 +714,10 @@ class SessionProtocol:
         """The client does not keep to the protocol: it is closed, and not waited for."""
         self._events.append(Close(MISTAKEN, why))
         self._leave(now)
+
+
+def _clock_of(query: ListenQuery) -> MediaClock | None:
+    """As far as the query tells; None where the audio itself has to."""
+    if query.has("callback"):
+        return PACKETS  # what becomes of it is told to somebody else
+    return from_parameters(query.get("encoding"), query.get("sample_rate"), query.get("channels"))
