@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Callable, Coroutine, Sequence, Set
+from collections.abc import Awaitable, Callable, Coroutine, Sequence, Set
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
@@ -145,7 +145,12 @@ class FleetQueue:
 
     async def start(self) -> None:
         await self._probe()
-        self._tasks = {asyncio.create_task(self._watch()), asyncio.create_task(self._sweep())}
+        watching = (
+            self._every(PROBE_SECONDS, self._probe),
+            self._every(SWEEP_SECONDS, self._sweep),
+            self._every(SWEEP_SECONDS, self._judge),
+        )
+        self._tasks = set(map(asyncio.create_task, watching))
         if self._worker and self._puller:
             self._tasks.add(asyncio.create_task(self._worker.beat()))
             self._puller.start()
@@ -215,13 +220,20 @@ class FleetQueue:
             "stackTraceLimit": 0,  # ours, which says nothing of why a job failed
         }
 
-    async def _watch(self) -> None:
-        """Looks whether Redis answers."""
+    async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+        """Whatever comes of it: one time that fails must not be the last."""
         while True:
-            await asyncio.sleep(PROBE_SECONDS)
-            await self._probe()
+            try:
+                await work()
+            except (StoreError, *_DOWN) as exc:
+                _note(self._metrics, exc)
+                self._log.debug("jobs.redis", error=str(exc))
+            except Exception:
+                self._log.exception("jobs.defect")
+            await asyncio.sleep(seconds)
 
     async def _probe(self) -> None:
+        """Whether Redis answers."""
         was = self.healthy
         try:
             async with asyncio.timeout(COMMAND_SECONDS):
@@ -239,8 +251,8 @@ class FleetQueue:
 
     async def _judge(self) -> None:
         """Whether Redis would throw jobs away for want of memory. INFO: CONFIG is not everybody's to ask."""
-        every = {"target_nodes": RedisCluster.ALL_NODES} if self._config.redis_cluster else {}
-        said = await self._redis.info("memory", **every)
+        masters = {"target_nodes": RedisCluster.PRIMARIES} if self._config.redis_cluster else {}
+        said = await self._redis.info("memory", **masters)
         nodes = said.values() if self._config.redis_cluster else [said]
         evicting = {node.get("maxmemory_policy", KEEPS_ALL) for node in nodes} - {KEEPS_ALL}
         if evicting and self._metrics.redis_policy_ok:
@@ -250,18 +262,10 @@ class FleetQueue:
         self._metrics.redis_policy_ok = int(not evicting)
 
     async def _sweep(self) -> None:
-        """Adds again what is due and has been forgotten: page by page, so that a long queue costs little."""
-        while True:
-            try:
-                await self._judge()
-                await asyncio.sleep(SWEEP_SECONDS)
-                page = await self._store.read(self._overdue)
-                self._metrics.jobs_missing += await self._add_unknown(page)
-                self._swept = page[-1].id if len(page) == SWEPT else ""
-            except (StoreError, *_DOWN) as exc:
-                _note(self._metrics, exc)
-                self._log.debug("jobs.not_swept", reason=str(exc))
-                await asyncio.sleep(SWEEP_SECONDS)
+        """Adds again what is due and has been forgotten: a page of it, so that a long queue costs little."""
+        page = await self._store.read(self._overdue)
+        self._metrics.jobs_missing += await self._add_unknown(page)
+        self._swept = page[-1].id if len(page) == SWEPT else ""
 
     async def _overdue(self, connection: Connection) -> list[Job]:
         return await rows.overdue(connection, self._clock() - LOST_AFTER, self._swept, SWEPT)
