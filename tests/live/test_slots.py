@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 
-from gateway.live.slots import Slots
+from gateway.live.slots import GROUP, Slots
 from tests.fakes.stand import eventually
 
 
@@ -59,6 +59,32 @@ async def test_each_leg_once_per_window() -> None:
     reads = len(quick.reads)
     await asyncio.sleep(0.05)
     assert len(quick.reads) == reads
+
+
+async def test_others_get_their_turn_between_groups() -> None:
+    """What came meanwhile does not wait until every leg of a tick has been read; none is read twice for that."""
+    slots = Slots(10)
+    order: list[str] = []
+
+    class First(Leg):
+        def read_now(self) -> bool:
+            order.append("first")
+            asyncio.get_running_loop().call_soon(order.append, "result")
+            return super().read_now()
+
+    class Other(Leg):
+        def read_now(self) -> bool:
+            order.append("other")
+            return super().read_now()
+
+    legs = [First(), *(Other() for _ in range(2 * GROUP))]
+    for leg in legs:
+        slots.join(leg)
+    await eventually(lambda: order.count("first") == 4)
+    ticks = "".join(word[0] for word in order).split("f")[1:-1]
+    assert ticks == [f"{'o' * (GROUP - 1)}r{'o' * (GROUP + 1)}"] * 3
+    for leg in legs:
+        slots.leave(leg)
 
 
 async def test_the_window_comes_and_goes() -> None:
