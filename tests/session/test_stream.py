@@ -76,6 +76,18 @@ def outcome(book: Playbook) -> list[Output]:
     return [output for output in book.out() if not isinstance(output, Up)]
 
 
+class TestLooks:
+    """When a connection is looked after."""
+
+    def test_calls_are_looked_after_together(self) -> None:
+        """Whenever they began: so that they find each other's code in the processor's caches."""
+        at = []
+        for before in (0.0, 0.013, 0.061):
+            book = Playbook() << Dial(1) >> wait(before) >> opened() << Accept("rid")
+            at.append(book.session.get_timer())
+        assert at[0] == at[1] == at[2]
+
+
 class TestPauses:
     """No sound, and KeepAlive: what a client does that has nothing to say (faults.md 34)."""
 
