@@ -62,7 +62,7 @@ async def test_each_leg_once_per_window() -> None:
 
 
 async def test_others_get_their_turn_between_groups() -> None:
-    """What came meanwhile does not wait until every leg of a tick has been read; none is read twice for that."""
+    """What came meanwhile does not wait until a whole tick has been read; none is read twice for that."""
     slots = Slots(10)
     order: list[str] = []
 

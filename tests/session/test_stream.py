@@ -84,7 +84,7 @@ class TestLooks:
         at = []
         for before in (0.0, 0.013, 0.061):
             book = Playbook() << Dial(1) >> wait(before) >> opened() << Accept("rid")
-            at.append(book.session.get_timer())
+            at.append(book.session.stream.timers.earliest)
         assert at[0] == at[1] == at[2]
 
 
