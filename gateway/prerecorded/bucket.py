@@ -22,14 +22,14 @@ from obstore.store import S3Store
 from gateway.errors import ConfigError
 from gateway.prerecorded.spool import NO_ROOM, Spool, SpoolDown, SpoolFile, SpoolFull
 
-PART_BYTES: Final = 8_388_608
-"""Of an upload; 10 000 of them at most, which is 80 GiB."""
-PARTS: Final = 2
-"""Under way at once: what an upload holds in memory, besides what the spool does."""
+PART_BYTES: Final = 5_242_880
+"""Of an upload; 10 000 of them at most, which is 48 GiB."""
+UPLOADS: Final = 8
+"""To the store at once, each with a part at a time: 20 MiB of memory, whatever their size."""
 PIECE_BYTES: Final = 262_144
 CONNECT_SECONDS: Final = 2.0
-STILL_SECONDS: Final = 15.0
-"""Without a byte from the store."""
+STILL_SECONDS: Final = 60.0
+"""Without a byte from the store, which is also the longest that it may take to swallow a part."""
 LONGEST_SECONDS: Final = 7200.0
 RETRIES: Final = 2
 COUNT_SECONDS: Final = 60.0
@@ -57,6 +57,7 @@ class BucketSpool(Spool):
             )
         except (BaseError, ValueError) as exc:
             raise ConfigError(f"prerecorded.spool_url: {_line(exc)}") from None
+        self._going_up = asyncio.Semaphore(UPLOADS)
         self._stored = 0
         self._count_at = 0.0
 
@@ -64,8 +65,9 @@ class BucketSpool(Spool):
         if await self.holds(name):
             raise FileExistsError(name)
         await self._find_place(file.size)
-        with await file.handle() as whole, _reaching():
-            await obstore.put_async(self._bucket, name, whole, chunk_size=PART_BYTES, max_concurrency=PARTS)
+        async with self._going_up:
+            with await file.handle() as whole, _reaching():
+                await obstore.put_async(self._bucket, name, whole, chunk_size=PART_BYTES, max_concurrency=1)
         self._stored += file.size
 
     async def holds(self, name: str) -> bool:
