@@ -347,7 +347,7 @@ def _said_so(connections: list[Connection], channel: int, apart: float) -> bool:
                     message["is_final"] and message["speech_final"]
                 )
                 began = -1.0 if is_end else began
-            elif began >= 0 and abs(message["timestamp"] - began - apart) < ROUNDED * 100:
+            elif began >= 0 and abs(message["timestamp"] - began - apart) < MISPLACED:
                 return True
             else:
                 began = message["timestamp"]
