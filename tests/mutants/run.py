@@ -277,6 +277,21 @@ MUTANTS = {
         "max(self._reached.values())",
         "min(self._reached.values())",
     ),
+    "a container's backlog is lag": Mutant(
+        f"{SESSION}/watch.py",
+        "            audio = min(audio, now - self._opened_at)\n",
+        "            pass\n",
+    ),
+    "a turn ends twice": Mutant(
+        f"{SESSION}/transcript.py",
+        "if 0 <= reading.sequence <= self._latest:",
+        "if 0 <= reading.sequence < self._latest:",
+    ),
+    "what has no number takes one": Mutant(
+        f"{SESSION}/transcript.py",
+        "        if reading.sequence >= 0:\n            self._latest = reading.sequence\n",
+        "        if reading.sequence >= -1:\n            self._latest = reading.sequence\n",
+    ),
     "our own Finalize is the client's": Mutant(
         f"{SESSION}/finalizes.py",
         "return None, not is_ours",
