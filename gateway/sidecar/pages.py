@@ -56,13 +56,17 @@ def host_allowed(host: str, allowed: Sequence[str], *, is_local: bool) -> bool:
     if not host or "*" in allowed:
         return True
     try:
-        name = (urlsplit(f"//{host}").hostname or "").removesuffix(".")
+        name = _bare(urlsplit(f"//{host}").hostname or "")
     except ValueError:  # an address in brackets that is none
         return False
-    if name == "localhost" or name.endswith(".localhost") or name in map(str.lower, allowed):
+    if name == "localhost" or name.endswith(".localhost") or name in map(_bare, allowed):
         return True
     try:
         ipaddress.ip_address(name)
     except ValueError:
         return not is_local and "." not in name
     return True
+
+
+def _bare(name: str) -> str:
+    return name.lower().removesuffix(".")

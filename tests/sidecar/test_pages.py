@@ -24,6 +24,7 @@ from tests.fakes.wire_client import exchange
         ("gw.example.com:8081", True, True),
         ("GW.Example.com", True, True),
         ("gateway:8081", False, True),
+        ("dotted.example", True, True),
         ("evil.example", False, False),
         ("localhost.evil.example:8081", False, False),
         ("127.0.0.1.evil.example", False, False),
@@ -36,7 +37,7 @@ from tests.fakes.wire_client import exchange
 )
 def test_hosts(host: str, here: bool, beyond: bool) -> None:
     """An address, localhost, a listed name; a name without a dot only where others reach the port."""
-    allowed = ("gw.example.com",)
+    allowed = ("gw.example.com", "Dotted.example.")
     assert host_allowed(host, allowed, is_local=True) is here
     assert host_allowed(host, allowed, is_local=False) is beyond
     assert host_allowed(host, ("*",), is_local=True)
