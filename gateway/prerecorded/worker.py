@@ -30,7 +30,7 @@ from gateway.prerecorded.work import (
 )
 from gateway.store import jobs as rows
 from gateway.store.databases import Connection
-from gateway.store.job import TERMINAL, Job, JobError
+from gateway.store.job import TERMINAL, Fence, Job, JobError
 from gateway.store.store import Store
 
 Ended = Callable[[Connection, Sequence[Job]], Awaitable[None]]
@@ -112,8 +112,8 @@ class Worker:
         self._random = random
         self._ended = ended
         self._announce = announce
-        self._running: dict[tuple[str, int], tuple[Job, asyncio.Task[Job | None]]] = {}  # by id and attempt
-        self._ending: set[tuple[str, int]] = set()  # of those; the row may say already that they have ended
+        self._running: dict[Fence, tuple[Job, asyncio.Task[Job | None]]] = {}
+        self._ending: set[Fence] = set()  # of those; the row may say already that they have ended
         self._idle = asyncio.Event()
         self._idle.set()
         self._draining = False
@@ -152,7 +152,7 @@ class Worker:
         The result is the job as this attempt left it; None if it was interrupted or its row taken away.
         """
         task = asyncio.create_task(self._run(job))
-        self._running[job.id, job.attempts] = job, task
+        self._running[job.fence] = job, task
         self._idle.clear()
         return task
 
@@ -169,14 +169,14 @@ class Worker:
             held = set(self._running)
             if held:
                 try:
-                    kept = await self._renew({job_id for job_id, _ in held})
+                    kept = await self._renew({job_id for job_id, _, _ in held})
                 except StoreError as exc:
                     self._log.warning("jobs.lease_not_renewed", jobs=len(held), error=str(exc))
                     continue
                 except Exception:
                     self._log.exception("jobs.defect")
                     continue
-                for gone in held & self._running.keys() - kept.items() - self._ending:
+                for gone in held & self._running.keys() - kept - self._ending:
                     self._running[gone][1].cancel()
 
     async def reap(self) -> list[Job]:
@@ -188,7 +188,7 @@ class Worker:
 
         async def op(connection: Connection) -> list[tuple[Job, Job]]:
             found = await rows.expired(connection, self._clock(), REAPED + len(held))
-            lost = (job for job in found if (job.id, job.attempts) not in held)
+            lost = (job for job in found if job.fence not in held)
             settling = [(job, self._settled(job, LOST if job.worker else NO_CALLBACK)) for job in lost]
             written = await self._write(connection, [after for _, after in settling])
             return [pair for pair, is_written in zip(settling, written, strict=True) if is_written]
@@ -225,7 +225,7 @@ class Worker:
             began = self._clock()
             outcome = await self._outcome(job)
             self._metrics.job_seconds.observe(max(0.0, self._clock() - began))
-            self._ending.add((job.id, job.attempts))
+            self._ending.add(job.fence)
             return await self._end(job, self._settled(job, outcome), _name(outcome))
         except asyncio.CancelledError:
             # Its row was taken away, and then this changes nothing; or the worker is being drained.
@@ -233,8 +233,8 @@ class Worker:
                 return await self._end(job, put_back(job, now=self._clock()), "interrupted")
             return None
         finally:
-            del self._running[job.id, job.attempts]
-            self._ending.discard((job.id, job.attempts))
+            del self._running[job.fence]
+            self._ending.discard(job.fence)
             if not self._running:
                 self._idle.set()
 
@@ -289,7 +289,7 @@ class Worker:
             await self._ended(connection, ended)
         return written
 
-    async def _renew(self, job_ids: set[str]) -> dict[str, int]:
+    async def _renew(self, job_ids: set[str]) -> set[Fence]:
         until = self._clock() + self._config.lease
         return await self._store.write(lambda connection: rows.renew(connection, self.name, job_ids, until))
 

@@ -46,12 +46,16 @@ class JobError(msgspec.Struct, frozen=True, omit_defaults=True):
     status: int = 0
 
 
+Fence = tuple[str, float, int]
+"""An attempt: the job's id, when it was made (the id of a deleted one may be used again), its number."""
+
+
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """A recording to be transcribed. Times are seconds since 1970 (UTC), durations seconds of audio.
 
-    The audio is at `url`, or in the file `spooled` of the spool. `attempts` is the fence: an attempt ends the
-    job only while it is the latest one. `query` is what Deepgram is asked, percent-encoded. `awaited` is the
-    digest of the token that Deepgram's callback for the latest attempt brings.
+    The audio is at `url`, or in the file `spooled` of the spool. `query` is what Deepgram is asked,
+    percent-encoded. `awaited` is the digest of the token that Deepgram's callback for the latest attempt
+    brings.
     """
 
     id: str
@@ -82,3 +86,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     created_at: float = 0.0
     started_at: float | None = None
     ended_at: float | None = None
+
+    @property
+    def fence(self) -> Fence:
+        """Its latest attempt, which alone may end it."""
+        return self.id, self.created_at, self.attempts

@@ -1,6 +1,6 @@
 """What is asked of the table of jobs, as functions of a connection.
 
-Every change of a running job names its id and its attempt, so that only the latest attempt changes it.
+Every change of a running job names its attempt, so that only the latest one changes it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, and_, bindparam, delete, func, insert, or_
 from sqlalchemy.engine import Row
 
 from gateway.store.databases import Connection
-from gateway.store.job import TERMINAL, Job, JobError, JobRoute, JobState
+from gateway.store.job import TERMINAL, Fence, Job, JobError, JobRoute, JobState
 from gateway.store.schema import JOBS
 from gateway.store.store import Store
 
@@ -75,17 +75,17 @@ async def claim(
 
 async def settle(connection: Connection, jobs: Sequence[Job]) -> list[bool]:
     """Writes how the attempt `job.attempts` left each job; False, and nothing, for one that is over."""
-    running = select(JOBS.c.id, JOBS.c.attempts).where(JOBS.c.state == "running")
+    running = select(JOBS.c.id, JOBS.c.created_at, JOBS.c.attempts).where(JOBS.c.state == "running")
     wanted = running.where(JOBS.c.id.in_([job.id for job in jobs]))
     # Locked in order, or two hosts may wait for each other.
     found = await connection.execute(wanted.order_by(JOBS.c.id).with_for_update())
-    latest = {row.id: row.attempts for row in found}
+    latest = {_fence(row) for row in found}
     written, rows = [], []
     for job in jobs:
-        is_latest = latest.get(job.id) == job.attempts
+        is_latest = job.fence in latest
         if is_latest:
             if job.state != "running":
-                del latest[job.id]  # it ends once; one that waits for a callback may still
+                latest.remove(job.fence)  # it ends once; one that waits for a callback may still
             rows.append({"ours": job.id, "latest": job.attempts} | _values(job, _SETTLED))
         written.append(is_latest)
     if rows:
@@ -97,19 +97,20 @@ async def redirect(
     connection: Connection, job: Job, route: JobRoute, reason: str, awaited: str | None = None
 ) -> bool:
     """Changes how the attempt `job.attempts`, and those after it, go; False, and nothing, if it is over."""
-    is_ours = and_(JOBS.c.id == job.id, JOBS.c.attempts == job.attempts, JOBS.c.state == "running")
+    is_it = and_(JOBS.c.id == job.id, JOBS.c.created_at == job.created_at)
+    is_ours = and_(is_it, JOBS.c.attempts == job.attempts, JOBS.c.state == "running")
     statement = update(JOBS).where(is_ours).values(route=route, reason=reason, awaited=awaited)
     return (await connection.execute(statement)).rowcount == 1
 
 
 async def renew(
     connection: Connection, worker: str, job_ids: Iterable[str], lease_until: float
-) -> dict[str, int]:
-    """Prolongs the leases that `worker` still has of these jobs; returns their attempts by id."""
+) -> set[Fence]:
+    """Prolongs the leases that `worker` still has of these jobs; returns their attempts."""
     is_ours = and_(JOBS.c.id.in_(list(job_ids)), JOBS.c.worker == worker, JOBS.c.state == "running")
     statement = update(JOBS).where(is_ours).values(lease_until=lease_until)
-    found = await connection.execute(statement.returning(JOBS.c.id, JOBS.c.attempts))
-    return {row.id: row.attempts for row in found}
+    found = await connection.execute(statement.returning(JOBS.c.id, JOBS.c.created_at, JOBS.c.attempts))
+    return {_fence(row) for row in found}
 
 
 async def cancel(connection: Connection, job_id: str, now: float) -> Job | None:
@@ -248,6 +249,10 @@ def _job(row: Row[Any]) -> Job:
         if values.get(name) is not None:
             values[name] = msgspec.Raw(values[name])
     return Job(**values)
+
+
+def _fence(row: Row[Any]) -> Fence:
+    return row.id, row.created_at, row.attempts
 
 
 def _one(found: Any) -> Job | None:

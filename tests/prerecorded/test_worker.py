@@ -13,7 +13,7 @@ from sqlalchemy import update
 from gateway.config import JobsConfig
 from gateway.errors import StoreError
 from gateway.prerecorded import worker as module
-from gateway.prerecorded.work import Outcome
+from gateway.prerecorded.work import Done, Outcome
 from gateway.prerecorded.worker import Starts
 from gateway.store.databases import Connection
 from gateway.store.job import Job
@@ -189,6 +189,32 @@ async def test_what_runs_here_is_not_lost(tmp_path: Path) -> None:
     [ended] = await host.until_ended([job])
     assert (ended.state, ended.attempts) == ("succeeded", 1)
     await host.stop()
+
+
+async def test_an_id_that_is_used_again(tmp_path: Path) -> None:
+    """What still runs of a job that was deleted elsewhere does not end the next one of its id."""
+    may_end = {name: asyncio.Event() for name in ("old", "new")}
+
+    async def attempt(job: Job) -> Outcome:
+        await may_end[job.query].wait()
+        return Done(msgspec.Raw(msgspec.json.encode(job.query)), "")
+
+    place = Place(f"sqlite:///{tmp_path}/gateway.db", JobsConfig(lease=30.0))
+    working, asked = await Host.start(place, attempt), await Host.start(place, None)
+    [old] = await asked.submit(query="old")
+    await asked.until(old, lambda now: now.state == "running")
+    assert await asked.jobs.cancel(old.id)
+    assert await asked.jobs.remove(old.id)
+    [new] = await asked.submit(id=old.id, query="new")
+    await asked.until(new, lambda now: now.state == "running")
+    may_end["old"].set()
+    await eventually(lambda: working.metrics.job_attempts["fenced"] == 1)
+    assert (await asked.get(new)).state == "running"
+    may_end["new"].set()
+    [ended] = await asked.until_ended([new])
+    assert (ended.state, ended.attempts, bytes(ended.result or b"")) == ("succeeded", 1, b'"new"')
+    await working.stop()
+    await asked.stop()
 
 
 async def test_a_defect_is_an_outcome(tmp_path: Path) -> None:

@@ -89,9 +89,10 @@ async def test_only_the_latest_attempt_counts(store: Store) -> None:
     done = msgspec.structs.replace(first, state="succeeded", ended_at=21.0, worker="", lease_until=None)
     late = msgspec.structs.replace(done, attempts=2)
     gone = msgspec.structs.replace(done, id="gone")
-    attempts = [late, done, gone, done]
+    before = msgspec.structs.replace(done, created_at=done.created_at - 1.0)  # deleted; its id is free again
+    attempts = [late, before, done, gone, done]
     assert await store.write(lambda connection: jobs.settle(connection, attempts)) == [
-        *(False, True, False, False)
+        *(False, False, True, False, False)
     ]
     assert await store.write(lambda connection: jobs.settle(connection, [done])) == [False]
 
@@ -117,7 +118,7 @@ async def test_leases(store: Store) -> None:
     await claim(store)
     kept = await store.write(lambda connection: jobs.renew(connection, "w", ["a"], 100.0))
     others = await store.write(lambda connection: jobs.renew(connection, "x", ["b"], 100.0))
-    assert (kept, others) == ({"a": 1}, {})
+    assert (kept, others) == ({("a", JOB.created_at, 1)}, set())
     assert [one.id for one in await store.read(lambda connection: jobs.expired(connection, 60.0, 9))] == ["b"]
 
 
