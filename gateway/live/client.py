@@ -22,7 +22,12 @@ from gateway.live.slots import Slots
 from gateway.live.wire import LOGGER, RECEIVED, ServerSide
 
 _HANDSHAKE: Final = ("connection", "upgrade", "sec-websocket-", "origin")
-_INTO: Final = [RECEIVED]
+READ: Final = RECEIVED[:16_384]
+"""Where a read of a client's lands: no more is taken before it may be found that it sends too much. Of pings
+that is 30 ms of work."""
+READS: Final = 16
+"""In one turn of a slot, of who is allowed as much."""
+_INTO: Final = [READ]
 UNREAD_BYTES: Final = 32_768
 """What a client may send while it is not read: about 4 s of G.711. More stays on its side.
 
@@ -133,7 +138,10 @@ class ClientLeg(ServerSide):
         self._leave_slots()
         super().close(code, reason)
 
-    # What Slots asks
+    # What asyncio and Slots ask
+
+    def get_buffer(self, _sizehint: int) -> memoryview:
+        return READ
 
     def leave_loop(self) -> bool:
         transport = self.transport
@@ -149,19 +157,22 @@ class ClientLeg(ServerSide):
 
     def read_now(self) -> bool:
         transport = self.transport
-        if transport is None or transport.is_closing():
-            return False
-        if self._paused:
-            return True
-        try:
-            length = os.readv(self._fd, _INTO)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False  # the transport will find it too, and end
-        if not length:
-            return False
-        self.buffer_updated(length)
+        for _ in range(READS):
+            if transport is None or transport.is_closing():
+                return False
+            if self._paused:
+                return True
+            try:
+                length = os.readv(self._fd, _INTO)
+            except BlockingIOError:
+                return True
+            except OSError:
+                return False  # the transport will find it too, and end
+            if not length:
+                return False
+            self.buffer_updated(length)
+            if length < len(READ):
+                return True
         return True
 
     # What WebSocketLeg says

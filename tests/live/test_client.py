@@ -230,10 +230,9 @@ def test_phrases() -> None:
     assert (phrase(404), phrase(499)) == ("Not Found", "Unknown")
 
 
-async def test_reading_by_the_clock() -> None:
-    """What is there, nothing, and the end, which is for the loop to find."""
+async def connected(owner: Owner) -> tuple[ClientLeg, socket.socket]:
+    """A leg that has answered 101 on a socket, and its client's end."""
     ours, theirs = socket.socketpair()
-    owner = Owner(True)
     loop = asyncio.get_running_loop()
     head = parse(upgrade("/v1/listen"))
     assert isinstance(head, Head)
@@ -241,6 +240,13 @@ async def test_reading_by_the_clock() -> None:
     leg.owner = cast(ClientOwner, owner)
     leg.accept([])
     leg.flush()
+    return leg, theirs
+
+
+async def test_reading_by_the_clock() -> None:
+    """What is there, nothing, and the end, which is for the loop to find."""
+    owner = Owner(True)
+    leg, theirs = await connected(owner)
     slots = Slots(0)
     leg.read_in_turns(slots, None)
     assert leg.leave_loop()
@@ -261,3 +267,32 @@ async def test_reading_by_the_clock() -> None:
     leg.join_loop()
     await eventually(lambda: owner.heard[-1] == (1006, None))
     assert not leg.read_now()
+
+
+@pytest.mark.parametrize("by_clock", [False, True])
+async def test_a_flood_is_found_early(by_clock: bool) -> None:
+    """After 16 KiB of it, not after all that the kernel has; who may go on is read as fast as before."""
+
+    class Strict(Owner):
+        def client_frames(self, count: int) -> None:
+            super().client_frames(count)
+            leg.pause_reading(True)
+
+    owner = Strict(True)
+    leg, theirs = await connected(owner)
+    if by_clock:
+        assert leg.leave_loop()
+    theirs.sendall(frame(PING, b"") * 15_000)
+    if by_clock:
+        assert leg.read_now()
+    await eventually(lambda: 2730 in owner.heard)
+    leg.abort()
+    theirs.close()
+    patient = Owner(True)
+    leg, theirs = await connected(patient)
+    assert leg.leave_loop()
+    theirs.sendall(frame(BINARY, bytes(1000)) * 60)
+    assert leg.read_now()
+    assert sum(len(said) for said in patient.heard if isinstance(said, bytes)) == 60_000
+    leg.abort()
+    theirs.close()
