@@ -329,8 +329,8 @@ MUTANTS = {
     ),
     "any attempt ends a job": Mutant(
         "gateway/store/jobs.py",
-        "is_latest = latest.get(job.id) == job.attempts",
-        "is_latest = job.id in latest",
+        "is_latest = job.fence in latest",
+        "is_latest = job.id in {job_id for job_id, _, _ in latest}",
         ("tests/store/test_jobs.py", "-k", "sqlite"),
     ),
     "leases do not end": Mutant(
