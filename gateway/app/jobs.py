@@ -175,16 +175,17 @@ class JobRoom:
         if job.state == "succeeded":
             self._discard(job)
 
-    def _discard(self, job: Job) -> None:
+    def _discard(self, job: Job) -> asyncio.Task[None]:
         """Deletes the audio of a job that will not run again; one that failed may."""
-        if job.spooled:
-            task = asyncio.create_task(self._delete(job.spooled))
-            self._deleting.add(task)
-            task.add_done_callback(self._deleting.discard)
+        task = asyncio.create_task(self._delete(job.spooled))
+        self._deleting.add(task)
+        task.add_done_callback(self._deleting.discard)
+        return task
 
-    async def _delete(self, name: str) -> None:
+    async def _delete(self, name: str | None) -> None:
         try:
-            await self._spool.delete(name)
+            if name:
+                await self._spool.delete(name)
         except SpoolDown as exc:  # what is left lying is swept
             self._log.warning("spool.not_deleted", reason=str(exc))
 

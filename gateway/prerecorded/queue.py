@@ -114,7 +114,9 @@ class Changes:
 class Jobs:
     """All that may be done with jobs. A `principal` sees its own only.
 
-    `discard` deletes the audio of a job that will not be run again; `ended` is the worker's.
+    `discard` begins to delete the audio of a job that will not be run again. Who cancels or deletes one waits
+    until that is done: the same job handed in again would find its audio, and then lose it. `ended` is the
+    worker's.
     """
 
     def __init__(
@@ -129,7 +131,7 @@ class Jobs:
         log: Any,
         clock: Callable[[], float],
         ended: Ended,
-        discard: Callable[[Job], None],
+        discard: Callable[[Job], asyncio.Future[None]],
     ) -> None:
         self.queue = queue
         self.worker = worker
@@ -194,8 +196,9 @@ class Jobs:
             self._metrics.jobs_ended.add(job.state)
             self.worker.cancel(job_id)
             self._changes.announce(job)
-            self._discard(job)
+            discarding = self._discard(job)
             await self.queue.cancel(job)
+            await asyncio.wait({discarding})
         return job
 
     async def remove(self, job_id: str) -> bool:
@@ -210,8 +213,9 @@ class Jobs:
 
         gone = await self._store.write(op)
         if gone:
-            self._discard(gone)
+            discarding = self._discard(gone)
             await self.queue.cancel(gone)
+            await asyncio.wait({discarding})
         return gone is not None
 
     async def retry(self, job_id: str) -> Job | None:

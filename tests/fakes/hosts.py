@@ -99,7 +99,7 @@ class Host:
             log=log,
             clock=clock,
             ended=self._ended,
-            discard=lambda job: self.discarded.append(job.id),
+            discard=self._discard,
         )
         self._watching: asyncio.Task[None] | None = None
 
@@ -163,6 +163,10 @@ class Host:
                 new_id, now = uuid.uuid4().hex, time.time()
                 told = deliveries.new(new_id, job.principal, job.callback, "job", body, now, job.id)
                 await deliveries.insert(connection, told)
+
+    def _discard(self, job: Job) -> asyncio.Task[None]:
+        self.discarded.append(job.id)
+        return asyncio.create_task(asyncio.sleep(0))
 
     def _announce(self, job: Job) -> None:
         self._changes.announce(job)

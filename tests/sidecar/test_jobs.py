@@ -271,6 +271,37 @@ async def test_delete(client: Client) -> None:
     assert (await client.said("DELETE", "/v1/jobs/nobodys"))[0] == 404
 
 
+async def test_delete_and_again(
+    stand: Stand,  # noqa: F811 - a fixture is asked for by name
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same job has its audio, though an object store takes a while to delete the one before."""
+    emulator = await stand.emulator()
+    gateway = await stand.gateway(
+        emulator.url,
+        store={"url": f"sqlite:///{tmp_path}/gateway.db"},
+        prerecorded={"spool_dir": str(tmp_path / "spool")},
+        jobs={"work": False},
+    )
+    delete = gateway.recordings.spool.delete
+
+    async def slowly(name: str) -> None:
+        await asyncio.sleep(0.2)
+        await delete(name)
+
+    monkeypatch.setattr(gateway.recordings.spool, "delete", slowly)
+    host, port = gateway.sidecar_address
+    async with aiohttp.ClientSession(f"http://{host}:{port}") as session:
+        client = Client(session, tmp_path / "spool")
+        await client.upload("id=mine")
+        assert (await client.said("DELETE", "/v1/jobs/mine"))[0] == 200
+        assert (await client.said("DELETE", "/v1/jobs/mine"))[0] == 204
+        assert (await client.upload("id=mine"))[0] == 202
+        await asyncio.sleep(0.5)
+        assert len(client.kept) == 1
+
+
 async def test_pages(client: Client) -> None:
     """The cursor leads through all of them."""
     made = [(await client.upload())[1]["id"] for _ in range(5)]
