@@ -369,6 +369,8 @@ class Puller:
             except _DOWN as exc:
                 _note(self._metrics, exc)
                 self._log.debug("jobs.redis", error=str(exc))
+            except Exception:
+                self._log.exception("jobs.defect")
 
     async def _deliver(self, delivered: QueuedJob) -> None:
         """A delivery, and those that come with the answer to it."""

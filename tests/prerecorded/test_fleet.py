@@ -145,6 +145,34 @@ async def test_a_long_job_is_not_delivered_again(valkey_single: Valkey, tmp_path
     await host.stop()
 
 
+async def test_locks_are_kept_whatever_fails(
+    valkey_single: Valkey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One sign of life that comes to nothing, by an error of the client's own, is not the last."""
+
+    async def attempt(job: Job) -> Outcome:
+        await asyncio.sleep(2.5)
+        return await done(job)
+
+    host = await Host.start(at(valkey_single, tmp_path).change(lease=4.5), attempt)
+    assert isinstance(host.queue, FleetQueue)
+    assert host.queue._puller
+    backend = host.queue._puller._bullmq.backend
+    extend, mistakes = backend.extendLocks, [AttributeError("no node")]
+
+    async def stumbling(*arguments: object) -> object:
+        if mistakes:
+            raise mistakes.pop()
+        return await extend(*arguments)
+
+    monkeypatch.setattr(backend, "extendLocks", stumbling)
+    [job] = await host.submit()
+    await host.until_ended([job])
+    assert not mistakes
+    await _in_state(host.queue, await QueuedJob.fromId(host.queue._queue, job.id), "completed")
+    await host.stop()
+
+
 async def test_a_queue_that_others_write_to_goes_on(valkey_single: Valkey, tmp_path: Path) -> None:
     """What no row stands behind is put away, and what cannot be read does not stop the rest."""
     host = await Host.start(at(valkey_single, tmp_path), done)
