@@ -334,7 +334,7 @@ def _is_near(second: float, places: set[float]) -> bool:
 def _said_so(connections: list[Connection], channel: int, apart: float) -> bool:
     """Whether Deepgram itself told of two beginnings that far apart, and of no end between them."""
     for connection in connections:
-        began = -1.0
+        began, reached = -1.0, 0.0
         for text in connection.sent:
             kind = _SPEECH.match(text)
             if not kind:
@@ -344,8 +344,11 @@ def _said_so(connections: list[Connection], channel: int, apart: float) -> bool:
                 continue
             if message["type"] != "SpeechStarted":
                 is_end = message["type"] == "UtteranceEnd" or (
-                    message["is_final"] and message["speech_final"]
+                    # A final of a second ago cannot be true: with it the end is lost that it tells of.
+                    message["is_final"] and message["speech_final"] and message["start"] >= reached - 1.0
                 )
+                if message.get("is_final"):
+                    reached = max(reached, message["start"] + message["duration"])
                 began = -1.0 if is_end else began
             elif began >= 0 and abs(message["timestamp"] - began - apart) < MISPLACED:
                 return True
