@@ -517,7 +517,7 @@ class ServerSide(WebSocketLeg):
         if self._fd < 0 or transport.is_closing() or transport.get_write_buffer_size():
             self._write(whole)
             return
-        try:
+        try:  # as `_write` does it; docs/performance.md has what its call would cost
             taken = os.write(self._fd, whole)
         except OSError:
             taken = 0
