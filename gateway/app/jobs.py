@@ -172,7 +172,7 @@ class JobRoom:
         self._changes.announce(job)
         if job.ended_at is not None:
             self._notifier.wake()
-        if job.state == "succeeded":
+        if job.state == "succeeded" and job.spooled:
             self._discard(job)
 
     def _discard(self, job: Job) -> asyncio.Task[None]:

@@ -47,9 +47,11 @@ def problems(config: Config) -> Iterator[tuple[str, str]]:
 def is_loopback(host: str) -> bool:
     """Whether `host` is reached from this machine only; of names, localhost alone is."""
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host)
     except ValueError:
         return host == "localhost"
+    # Python 3.13 says so of ::ffff:127.0.0.1, too, by which nobody calls this machine.
+    return address.is_loopback and getattr(address, "ipv4_mapped", None) is None
 
 
 def _port_problems(config: Config) -> Iterator[tuple[str, str]]:

@@ -7,7 +7,6 @@ sidecar's application for Deepgram's paths: websockets' parser would answer noth
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import socket
 from collections.abc import Sequence
 from typing import Final, Protocol, cast
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from gateway.auth import Credential, Principal, parse_credential
+from gateway.config import is_loopback
 from gateway.deepgram.errors import RESTART, TRY_LATER, Refusal
 from gateway.deepgram.query import ListenQuery
 from gateway.errors import ClientError
@@ -347,13 +347,4 @@ def origin_allowed(origin: str | None, allowed: Sequence[str]) -> bool:
         host = urlsplit(origin).hostname or ""
     except ValueError:  # an address in brackets that is none
         return False
-    return host == "localhost" or _is_loopback(host)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    # Python 3.13 says so of ::ffff:127.0.0.1, too, which no browser calls this machine.
-    return address.is_loopback and getattr(address, "ipv4_mapped", None) is None
+    return is_loopback(host)

@@ -168,9 +168,8 @@ class FleetQueue:
     async def cancel(self, job: Job) -> None:
         with contextlib.suppress(*_DOWN):
             async with asyncio.timeout(ENQUEUE_SECONDS):
-                await self._queue.remove(
-                    self._name(job)
-                )  # no effect on one that runs: its worker sees the row
+                # Without effect on one that runs: its worker sees the row.
+                await self._queue.remove(self._name(job))
 
     async def drain(self, seconds: float) -> None:
         if self._puller:
