@@ -24,9 +24,10 @@ from websockets.utils import accept_key
 from gateway.app.calls import make_exchange
 from gateway.config import Config
 from gateway.live.call import Call
+from gateway.live.dialer import Dialer
 from gateway.live.exchange import Exchange
 from gateway.live.front import FrontDoor, HttpServer
-from gateway.live.upstream import Dialer, UpstreamLeg
+from gateway.live.upstream import UpstreamLeg
 from gateway.live.wire import RECEIVED, WebSocketLeg
 from gateway.metrics import Metrics
 

@@ -6,9 +6,7 @@ audio must carry its own header (developers.deepgram.com/docs/encoding).
 
 from __future__ import annotations
 
-from typing import Literal
-
-import msgspec
+from typing import Final, Literal
 
 Continuity = Literal["exact", "best_effort", "none"]
 """What may be relied on when a connection breaks: see docs/continuity.md."""
@@ -17,7 +15,7 @@ SAMPLE_BYTES = {"linear16": 2, "linear32": 4, "mulaw": 1, "alaw": 1}
 """Bytes per sample of the encodings in which every byte has its place in time."""
 
 
-class MediaClock(msgspec.Struct, frozen=True):
+class MediaClock:
     """How many bytes are a second.
 
     `frame_bytes` is one sample of every channel. `rate_hz` is 0 where bytes have no place in time.
@@ -25,11 +23,27 @@ class MediaClock(msgspec.Struct, frozen=True):
     are the bytes before the first sample.
     """
 
-    rate_hz: int
-    frame_bytes: int
-    joinable: bool
-    container: str = ""
-    preamble: bytes = b""
+    __slots__ = ("container", "frame_bytes", "joinable", "preamble", "rate_hz")
+
+    def __init__(
+        self, rate_hz: int, frame_bytes: int, joinable: bool, container: str = "", preamble: bytes = b""
+    ) -> None:
+        self.rate_hz: Final = rate_hz
+        self.frame_bytes: Final = frame_bytes
+        self.joinable: Final = joinable
+        self.container: Final = container
+        self.preamble: Final = preamble
+
+    def behind(self, preamble: bytes) -> MediaClock:
+        """The same after these bytes."""
+        return MediaClock(self.rate_hz, self.frame_bytes, self.joinable, self.container, preamble)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, MediaClock):
+            return NotImplemented
+        same = self.rate_hz == other.rate_hz and self.frame_bytes == other.frame_bytes
+        kind = self.joinable == other.joinable and self.container == other.container
+        return same and kind and self.preamble == other.preamble
 
     @property
     def timed(self) -> bool:

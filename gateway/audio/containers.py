@@ -404,7 +404,7 @@ class Opening:
         except StopIteration as done:
             clock: MediaClock = done.value
             preamble = b"".join(self.messages)[: self._source.at]
-            return msgspec.structs.replace(clock, preamble=preamble)
+            return clock.behind(preamble)
         return self.unknown if self._source.received > LONGEST_HEADER else None
 
 

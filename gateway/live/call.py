@@ -16,9 +16,10 @@ from gateway.deepgram.headers import forwarded
 from gateway.deepgram.query import ListenQuery
 from gateway.deepgram.recogniser import FINAL, INTERIM, ListenV1, ListenV2, Recogniser
 from gateway.dialects.deepgram_wire import END_OF_AUDIO, decode
-from gateway.live.client import ClientLeg, refusal_headers
+from gateway.live.client import ClientLeg
 from gateway.live.defects import contained
 from gateway.live.exchange import Exchange
+from gateway.live.handshake import refusal_headers
 from gateway.live.head import LISTEN_PATHS, Head
 from gateway.live.lines import Lines
 from gateway.live.observers import Observer

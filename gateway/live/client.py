@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import http
 import os
 import socket
 from collections.abc import Sequence
 from typing import Final, Protocol
 
 from websockets.datastructures import Headers
-from websockets.http11 import Request, Response
+from websockets.http11 import Response
 from websockets.protocol import State
 from websockets.server import ServerProtocol
-from websockets.typing import Subprotocol
 
-from gateway.auth import select_subprotocol
-from gateway.deepgram.errors import Refusal
+from gateway.live.handshake import ServerHandshake, asked, phrase
 from gateway.live.head import Head
 from gateway.live.slots import Slots
 from gateway.live.wire import LOGGER, RECEIVED, ServerSide
 
-_HANDSHAKE: Final = ("connection", "upgrade", "sec-websocket-", "origin")
 READ: Final = RECEIVED[:16_384]
 """Where a read of a client's lands: no more is taken before it may be found that it sends too much. Of pings
 that is 30 ms of work."""
@@ -65,12 +61,6 @@ class ClientOwner(Protocol):
         """A mistake of ours came to light in what the client said; the exception is being handled."""
 
 
-class _Server(ServerProtocol):
-    def select_subprotocol(self, subprotocols: Sequence[Subprotocol]) -> Subprotocol | None:
-        chosen = select_subprotocol(subprotocols)
-        return Subprotocol(chosen) if chosen else None
-
-
 class ClientLeg(ServerSide):
     """Waits for an owner that will `accept` or `refuse` the request in `head`.
 
@@ -80,15 +70,13 @@ class ClientLeg(ServerSide):
     __slots__ = ("_frames", "_handshake", "_is_seated", "_paused", "_slots", "_switch", "owner", "window_ms")
 
     def __init__(self, head: Head, max_message_bytes: int, write_limit: int) -> None:
-        ws = _Server(max_size=max_message_bytes, logger=LOGGER)
+        ws = ServerHandshake(max_size=max_message_bytes, logger=LOGGER)
         super().__init__(ws, max_message_bytes, write_limit)
         self._walks = True
         self.owner: ClientOwner | None = None
-        # Only what it looks at: an SDK's headers are many.
-        headers = Headers([field for field in head.headers if field[0].startswith(_HANDSHAKE)])
         # Both until the 101 is sent, for an hour's call need not keep them:
         self._handshake: ServerProtocol | None = ws
-        self._switch: Response | None = ws.accept(Request(head.path, headers, head.method, head.protocol))
+        self._switch: Response | None = ws.accept(asked(head))
         self._slots: Slots | None = None
         self.window_ms: int | None = None
         self._is_seated = False  # in a slot: the loop does not read from it
@@ -245,32 +233,3 @@ class ClientLeg(ServerSide):
             if self._is_seated:
                 self._paused = False
                 self.join_loop()
-
-
-def phrase(status: int) -> str:
-    """The reason phrase of an HTTP status, also of one that Python does not know."""
-    try:
-        return http.HTTPStatus(status).phrase
-    except ValueError:
-        return "Unknown"
-
-
-def plain_response(refusal: Refusal, request_id: str) -> bytes:
-    """A whole HTTP response in Deepgram's form, for a connection that has no protocol yet."""
-    body = refusal.body(request_id)
-    headers = Headers(refusal_headers(refusal, request_id))
-    headers["Content-Length"] = str(len(body))
-    headers["Connection"] = "close"
-    return Response(refusal.status, phrase(refusal.status), headers, body).serialize()
-
-
-def refusal_headers(refusal: Refusal, request_id: str) -> list[tuple[str, str]]:
-    """The headers that go with `refusal.body(request_id)`."""
-    headers = [
-        ("Content-Type", "application/json"),
-        ("dg-error", refusal.message),
-        ("dg-request-id", request_id),
-    ]
-    if refusal.retry_after is not None:
-        headers.append(("Retry-After", str(refusal.retry_after)))
-    return headers

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 from gateway.auth import Authenticator, Principal
 from gateway.config import Config
 from gateway.deepgram.errors import TRY_LATER
+from gateway.live.dialer import Dialer
 from gateway.live.gate import DialGate
 from gateway.live.record import Recorder
 from gateway.live.slots import Slots
-from gateway.live.upstream import Dialer
 from gateway.metrics import Metrics
 from gateway.policy.batching import Batching
 from gateway.policy.budget import relief

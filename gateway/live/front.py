@@ -20,8 +20,9 @@ from gateway.deepgram.errors import RESTART, TRY_LATER, Refusal
 from gateway.deepgram.query import ListenQuery
 from gateway.errors import ClientError
 from gateway.live.call import Call, batch_window
-from gateway.live.client import ClientLeg, ClientOwner, plain_response, refusal_headers
+from gateway.live.client import ClientLeg, ClientOwner
 from gateway.live.exchange import Exchange
+from gateway.live.handshake import plain_response, refusal_headers
 from gateway.live.head import HEAD_END, LISTEN_PATHS, NOT_HTTP, TLS, Head, parse
 from gateway.live.record import may_store
 from gateway.live.wire import RECEIVED, tune

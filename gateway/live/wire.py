@@ -69,9 +69,11 @@ def tune(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
 
 
-_key: Final[Iterator[tuple[bytes]]] = itertools.chain.from_iterable(
-    struct.iter_unpack("4s", os.urandom(4096)) for _ in itertools.repeat(None)
-)
+def _thousand(_: None) -> Iterator[tuple[bytes]]:
+    return struct.iter_unpack("4s", os.urandom(4096))
+
+
+_key: Final[Iterator[tuple[bytes]]] = itertools.chain.from_iterable(map(_thousand, itertools.repeat(None)))
 """Masking keys (RFC 6455 §5.3: unpredictable), each in a tuple: a thousand for one system call."""
 
 

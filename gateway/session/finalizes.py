@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta
@@ -30,7 +30,7 @@ _decode: Final = msgspec.json.Decoder(_Finalize).decode
 
 
 class _Asked(msgspec.Struct):
-    key: object
+    key: Any
     channel: int
     sample: int
     answered: set[int]

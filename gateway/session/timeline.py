@@ -6,7 +6,6 @@ since the client's first audio; the float comes back only when a message goes ou
 
 from __future__ import annotations
 
-import copy
 import math
 from itertools import pairwise
 
@@ -107,8 +106,9 @@ class Timeline:
 
     def hand_over(self, edge: int) -> Timeline:
         """Another one awaits the finals before sample `edge`; here they count as had."""
-        other = copy.copy(self)
-        other.committed, other._overshot, other._finals = [*self.committed], {}, {**self._finals}
+        other = Timeline(self._clock, 0)
+        other.committed, other._finals, other._holes = [*self.committed], {**self._finals}, self._holes
+        other._base, other._offset, other._cursor = self._base, self._offset, self._cursor
         self.forgive(edge)
         return other
 

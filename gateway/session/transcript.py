@@ -6,7 +6,6 @@ results that reach back over the watermark lose what is final already, and label
 
 from __future__ import annotations
 
-import copy
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -45,6 +44,14 @@ _decode: Final = msgspec.json.Decoder(dict[str, Any])
 _encode: Final = msgspec.json.Encoder().encode
 
 
+_NAMES: Final = (  # noqa: SIM905 (forty names, one to a line, say no more)
+    "_annotate _as_it_comes _clock _diarized _edge _epoch _finals _forsaken _is_aside _latest _moved "
+    "_notes _overdue _paused _preroll _reached _recogniser _said _seams _sequence _speaker_base "
+    "_speakers _speaking _spoken _strategy _turn _turn_base _turn_paused _turn_resumes _turn_told gaps "
+    "quarantined repeated stop timeline"
+).split()
+
+
 class Transcript:
     """`gaps`: all that was declared; `quarantined` and `repeated` count results that were not passed on.
 
@@ -52,12 +59,7 @@ class Transcript:
     """
 
     # With more than thirty names an instance has a dict of its own, of 1.5 KiB.
-    __slots__ = (  # noqa: SIM905 (forty names, one to a line, say no more)
-        "_annotate _as_it_comes _clock _diarized _edge _epoch _finals _forsaken _is_aside _latest _moved "
-        "_notes _overdue _paused _preroll _reached _recogniser _said _seams _sequence _speaker_base "
-        "_speakers _speaking _spoken _strategy _turn _turn_base _turn_paused _turn_resumes _turn_told gaps "
-        "quarantined repeated stop timeline"
-    ).split()
+    __slots__ = _NAMES
 
     def __init__(
         self,
@@ -121,7 +123,17 @@ class Transcript:
 
         `is_aside`: what the other one tells is told out of order.
         """
-        other = copy.copy(self)
+        other = Transcript(
+            self._recogniser,
+            self._clock,
+            0,
+            strategy=self._strategy,
+            preroll=self._preroll,
+            diarized=self._diarized,
+            annotate=self._annotate,
+        )
+        for name in _NAMES:
+            setattr(other, name, getattr(self, name))
         other.timeline = self.timeline.hand_over(edge)
         other.stop = edge
         other.quarantined = other.repeated = 0

@@ -279,8 +279,8 @@ class Uplink:
     def _fold_configures(self, until: int) -> None:
         """One Configure says what all those before it said, once the client has its answers; but no audio
         between them may go up again."""
-        before = (c for c in self._controls[: self._next] if c.offset <= until)
-        sent = [c for c in before if c.is_configure and c.answered]
+        before = self._controls[: self._next]
+        sent = [c for c in before if c.offset <= until and c.is_configure and c.answered]
         if len(sent) > 1:
             self._fold(sent)
 
@@ -359,14 +359,18 @@ def folded(configures: Sequence[str]) -> str:
     whole: dict[str, msgspec.Raw] = {}
     for text in configures:
         for name, value in _members(text).items():
-            before = whole.get(name, b"")
-            if bytes(value).startswith(b"{") and bytes(before).startswith(b"{"):
+            before = whole.get(name)
+            if before is not None and _is_object(before) and _is_object(value):
                 whole[name] = msgspec.Raw(msgspec.json.encode({**_members(before), **_members(value)}))
             elif bytes(value) != b"null":
                 whole[name] = value
     return msgspec.json.encode(whole).decode()
 
 
-def _members(text: str | bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:
+def _is_object(value: msgspec.Raw) -> bool:
+    return bytes(value).startswith(b"{")
+
+
+def _members(text: str | msgspec.Raw) -> dict[str, msgspec.Raw]:
     """Their values stay as they are written: what Deepgram took, we need not be able to read."""
     return msgspec.json.decode(text, type=dict[str, msgspec.Raw])

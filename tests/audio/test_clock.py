@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec import structs
 
 from gateway.audio.clock import PACKETS, MediaClock, from_parameters
 
@@ -79,7 +78,7 @@ def test_audio_is_cut_between_samples(clock: MediaClock, offset: int) -> None:
 @given(CLOCKS, st.integers(0, 100), st.integers(0, 10**6))
 def test_a_header_is_no_audio(clock: MediaClock, length: int, offset: int) -> None:
     """It comes before the first sample, and to begin with that means to begin with it."""
-    behind = structs.replace(clock, preamble=bytes(length))
+    behind = clock.behind(bytes(length))
     assert behind.samples(length + offset) == clock.samples(offset)
     assert behind.first_sample(length + offset) == clock.first_sample(offset)
     assert behind.samples(length // 2) == behind.first_sample(length // 2) == 0

@@ -13,7 +13,8 @@ import pytest
 from websockets.http11 import Response
 
 from gateway.deepgram.errors import Refusal
-from gateway.live.client import COUNTED, ClientLeg, ClientOwner, phrase, plain_response, refusal_headers
+from gateway.live.client import COUNTED, ClientLeg, ClientOwner
+from gateway.live.handshake import phrase, plain_response, refusal_headers
 from gateway.live.head import Head, parse
 from gateway.live.slots import Slots
 from tests.fakes.stand import eventually

@@ -8,8 +8,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.emulator import Fault
+from gateway.live.dialer import Dialer
 from gateway.live.lines import Lines
-from gateway.live.upstream import Dialer, UpstreamLeg
+from gateway.live.upstream import UpstreamLeg
 from tests.fakes.stand import CLOSE_STREAM, Stand, call, dial, eventually, read, send, transcribe, words
 
 

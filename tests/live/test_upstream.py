@@ -11,8 +11,9 @@ from websockets.utils import accept_key
 
 from gateway.config import DeepgramConfig, RegionConfig
 from gateway.errors import UpstreamRejected, UpstreamTimeout, UpstreamUnavailable
-from gateway.live import upstream
-from gateway.live.upstream import MAX_BODY_BYTES, SEND_BUFFER_BYTES, Dialer, UpstreamLeg
+from gateway.live import dialer as dialling
+from gateway.live.dialer import Dialer
+from gateway.live.upstream import MAX_BODY_BYTES, SEND_BUFFER_BYTES, UpstreamLeg
 from gateway.live.wire import CLOSE_TIMEOUT
 from tests.fakes.deepgrams import Answering
 from tests.fakes.egress_proxy import EgressProxy
@@ -182,7 +183,7 @@ async def test_last_good_addresses(stand: Stand, monkeypatch: pytest.MonkeyPatch
         return []
 
     await reach()
-    monkeypatch.setattr(upstream, "LOOKUP_PATIENCE", 0.05)
+    monkeypatch.setattr(dialling, "LOOKUP_PATIENCE", 0.05)
     for answer in (fails, hangs):
         monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", answer)
         await reach()

@@ -18,7 +18,7 @@ from gateway.config import DeepgramConfig, RegionConfig
 from gateway.deepgram.query import ListenQuery
 from gateway.emulator import BatchFault, Emulator
 from gateway.errors import UpstreamTimeout, UpstreamUnavailable
-from gateway.live.upstream import Dialer
+from gateway.live.dialer import Dialer
 from gateway.metrics import Metrics
 from gateway.prerecorded import transcriber as module
 from gateway.prerecorded.pools import Turn
