@@ -8,7 +8,7 @@ SHELL := /bin/sh
 .DELETE_ON_ERROR:
 .SECONDARY:
 .SUFFIXES:
-.PHONY: help setup demo test deep mutants chaos chaos-calls bench bench-blackout bench-micro bench-reconnect bench-memory bench-seams bench-store bench-sync bench-jobs chaos-jobs lint test-clients test-board test-frameworks lock clean
+.PHONY: help setup demo compiler wheel test deep mutants chaos chaos-calls bench bench-blackout bench-micro bench-reconnect bench-memory bench-seams bench-store bench-sync bench-jobs chaos-jobs lint test-clients test-board test-frameworks lock clean
 
 BIN := .venv/bin
 PIP_INSTALL := -m pip --disable-pip-version-check install --quiet --quiet --require-hashes
@@ -16,6 +16,7 @@ PIP_INSTALL := -m pip --disable-pip-version-check install --quiet --quiet --requ
 help:
 	@echo 'make setup            the environment in .venv, with .venv/bin/gateway'
 	@echo 'make demo             a call through Gateway, on this machine alone'
+	@echo 'make wheel            dist/gateway-*.whl, its hot path compiled (needs a C compiler)'
 	@echo 'make lint             ruff, mypy and the import contracts'
 	@echo 'make test             the same, and then all tests'
 	@echo 'make deep             the continuity properties for a long time'
@@ -66,6 +67,36 @@ setup: .venv/.installed
 
 demo: setup
 	@$(BIN)/python -m bench.demo
+
+# --- the compiled build: see docs/design.md ----------------------------------------------------------------------
+
+# Of Python's own, as setuptools will call it.
+CC_NAME = $${CC:-$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_config_var("CC"))')}
+PYTHON_H = $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h
+
+compiler: setup
+	@set -- $(CC_NAME); command -v "$$1" >/dev/null || \
+	  { echo "compiler: no $$1 here; on Debian and Ubuntu: apt install gcc" >&2; exit 1; }
+	@test -e "$(PYTHON_H)" || \
+	  { echo "compiler: no $(PYTHON_H); on Debian and Ubuntu: apt install python3-dev" >&2; exit 1; }
+
+# With edits and new files, without what is ignored.
+TRACKED := $(wildcard $(shell git ls-files --cached --others --exclude-standard 2>/dev/null))
+IN_WHEEL := pyproject.toml README.md LICENSE .gitignore $(filter gateway/%,$(TRACKED))
+
+wheel: dist/.built
+	@ls dist/*.whl
+
+# hatch-mypyc leaves binaries beside the sources and takes pyproject.toml away meanwhile: so in a copy.
+dist/.built: $(IN_WHEEL) .venv/.installed
+	@$(MAKE) --no-print-directory compiler
+	@echo 'wheel: compiling the hot path (a minute or two)'
+	@rm -rf build/wheel dist/gateway-*.whl
+	@mkdir -p build/wheel dist
+	@cp --parents --target-directory=build/wheel $(IN_WHEEL)
+	@HATCH_BUILD_HOOK_ENABLE_MYPYC=1 $(BIN)/python -m pip --disable-pip-version-check wheel --quiet --no-deps \
+	  --no-build-isolation --wheel-dir dist build/wheel
+	@touch $@
 
 # --- tests -------------------------------------------------------------------------------------------------------
 
@@ -223,5 +254,5 @@ lock:
 	cd bench/rivals/node-ws && npm install --package-lock-only --ignore-scripts --silent
 
 clean:
-	rm -rf .venv .clients .bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build *.egg-info
+	rm -rf .venv .clients .bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
 	find gateway tests bench -name __pycache__ -prune -exec rm -rf {} +
