@@ -29,8 +29,8 @@ from rich.table import Table
 from bench import crowd
 from bench.machine import commit, machine, others_load
 from gateway.config import SessionConfig
+from gateway.deepgram.listen import ListenV1
 from gateway.deepgram.query import ListenQuery
-from gateway.deepgram.recogniser import ListenV1
 from gateway.session.events import Dial
 from gateway.session.protocol import SessionProtocol
 from gateway.session.replay import ReplayBuffer

@@ -19,8 +19,9 @@ from types import EllipsisType
 import msgspec
 
 from gateway.config import ResumeConfig, SessionConfig
+from gateway.deepgram.listen import ListenV1
 from gateway.deepgram.query import ListenQuery
-from gateway.deepgram.recogniser import ListenV1, Recogniser
+from gateway.deepgram.recogniser import Recogniser
 from gateway.dialects.deepgram_wire import END_OF_AUDIO, decode
 from gateway.policy.backoff import BUDGET, Backoff
 from gateway.session.backfill import CatchUp

@@ -23,7 +23,8 @@ from gateway.audio.clock import PACKETS, from_parameters
 from gateway.client.connection import Connection, deepgrams, dial, host_of
 from gateway.client.messages import Event, Reader, Result
 from gateway.client.resume import ResumeState
-from gateway.deepgram.recogniser import ListenV1, ListenV2, Recogniser
+from gateway.deepgram.listen import ListenV1, ListenV2
+from gateway.deepgram.recogniser import Recogniser
 from gateway.errors import SessionLost, UpstreamError, UpstreamRejected, UpstreamUnavailable
 
 KEEPALIVE_EVERY: Final = 4.0

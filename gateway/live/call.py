@@ -13,8 +13,9 @@ from typing import Any, Final
 from gateway.auth import Credential, Principal, upstream_authorization
 from gateway.deepgram.errors import ABNORMAL, INTERNAL, TRY_LATER, Refusal, named_code
 from gateway.deepgram.headers import forwarded
+from gateway.deepgram.listen import ListenV1, ListenV2
 from gateway.deepgram.query import ListenQuery
-from gateway.deepgram.recogniser import FINAL, INTERIM, ListenV1, ListenV2, Recogniser
+from gateway.deepgram.recogniser import FINAL, INTERIM, Recogniser
 from gateway.dialects.deepgram_wire import END_OF_AUDIO, decode
 from gateway.live.client import ClientLeg
 from gateway.live.defects import contained
@@ -24,7 +25,7 @@ from gateway.live.head import LISTEN_PATHS, Head
 from gateway.live.lines import Lines
 from gateway.live.observers import Observer
 from gateway.live.record import Record, may_store
-from gateway.live.sinks import ClientSink, Sink
+from gateway.live.sinks import ClientSink
 from gateway.live.slots import LONGEST_MS
 from gateway.live.upstream import UpstreamLeg
 from gateway.policy.backoff import Backoff
@@ -75,7 +76,7 @@ SLOW_REASON: Final = "results were not read in time"
 class Call:
     __slots__ = (  # noqa: SIM905 (thirty names, one to a line, say no more)
         "_batch_ms _client _close_code _exchange _is_broken _latency _leg _lines _live _loop _max_lag "
-        "_metrics _model _opened_at _paused_at _query _recogniser _record _relay _sinks _timer _timer_at "
+        "_metrics _model _opened_at _paused_at _query _recogniser _record _relay _timer _timer_at "
         "_turn_is_due _watchers joins_audio principal session session_id"
     ).split()
 
@@ -118,7 +119,6 @@ class Call:
         self._close_code: int | None = None
         self._max_lag = 0.0
         self._client = self._sink_for(leg)
-        self._sinks: tuple[Sink, ...] = (self._client,)
         self.session = SessionProtocol(
             config.session,
             query,
@@ -131,8 +131,8 @@ class Call:
             request_id=request_id,
             catch_up=wanted(said, config.session),
         )
-        self._relay = self.session.relay
         self._live: UpstreamLeg | None = None  # takes audio as it comes in
+        self._relay = self.session.relay
         self.joins_audio = self.session.joins_audio
         told = (self._turn, self._deliver, self.defect, self._logger)
         self._lines = Lines(exchange, self.session, target, forwarded(head.headers, authorization), *told)
@@ -178,7 +178,6 @@ class Call:
         if fault in (1002, 1003, 1007, 1008, 1009):
             self._metrics.client_protocol_errors.add(str(fault))
         self._client.forget()
-        self._follow()
         self._close_code = self._close_code or code
         self.session.client_lost(self._loop.time(), None if code == ABNORMAL else code)
         self._turn()
@@ -307,12 +306,10 @@ class Call:
         """Somebody who gets all results from now on, until `unwatch`."""
         observer = Observer(self._record.finals)
         self._watchers = (*self._watchers, observer)
-        self._sinks = (*self._sinks, observer)
         return observer
 
     def unwatch(self, observer: Observer) -> None:
         self._watchers = tuple(one for one in self._watchers if one is not observer)
-        self._sinks = tuple(one for one in self._sinks if one is not observer)
 
     # Private
 
@@ -322,10 +319,6 @@ class Call:
         if self.session.request_id:
             known["request"] = self.session.request_id
         return self._exchange.log.bind(**known)
-
-    def _follow(self, *client: Sink) -> None:
-        """Results go to the client, if it is there, and to those who follow the call."""
-        self._sinks = (*client, *self._watchers)
 
     def _target_of(self, query: ListenQuery) -> str:
         """Path and query of the request to Deepgram."""
@@ -350,7 +343,6 @@ class Call:
         self._leg, leg.owner = leg, self
         leg.read_in_turns(self._exchange.slots, self._batch_ms)
         self._client = self._sink_for(leg)
-        self._follow(self._client)
         self._close_code = None
 
     def _fence(self, now: float) -> None:
@@ -362,7 +354,6 @@ class Call:
         if self._paused_at is not None:
             self._pause(False, now)
         self._client.forget()
-        self._follow()
         leg.close(TAKEN, "another connection has taken the session")
 
     def _turn(self) -> None:
@@ -413,8 +404,9 @@ class Call:
                 self._ended(outcome)
 
     def _deliver(self, event: Deliver) -> None:
-        for sink in self._sinks:
-            sink.deliver(event)
+        self._client.deliver(event)
+        for watcher in self._watchers:
+            watcher.deliver(event)
         kind, lag = event.kind, event.lag
         if kind is INTERIM:
             self._metrics.results["interim"] += 1
@@ -430,7 +422,6 @@ class Call:
     def _follow_client(self, event: Detached | Resumed | GivenUp) -> None:
         match event:
             case Detached():
-                self._follow()
                 self._logger().info("client.detached")
                 self._exchange.detached(self)
             case Resumed(away, audio_offset):

@@ -18,12 +18,14 @@ from gateway.live.head import Head
 from gateway.live.slots import Slots
 from gateway.live.wire import LOGGER, RECEIVED, ServerSide
 
-READ: Final = RECEIVED[:16_384]
+READ_BYTES: Final = 16_384
+READ: Final = RECEIVED[:READ_BYTES]
 """Where a read of a client's lands: no more is taken before it may be found that it sends too much. Of pings
 that is 30 ms of work."""
 READS: Final = 16
 """In one turn of a slot, of who is allowed as much."""
 _INTO: Final = [READ]
+_readv: Final = os.readv  # looked up once: it is called for every read
 UNREAD_BYTES: Final = 32_768
 """What a client may send while it is not read: about 4 s of G.711. More stays on its side.
 
@@ -151,7 +153,7 @@ class ClientLeg(ServerSide):
             if self._paused:
                 return True
             try:
-                length = os.readv(self._fd, _INTO)
+                length = _readv(self._fd, _INTO)
             except BlockingIOError:
                 return True
             except OSError:
@@ -159,7 +161,7 @@ class ClientLeg(ServerSide):
             if not length:
                 return False
             self.buffer_updated(length)
-            if length < len(READ):
+            if length < READ_BYTES:
                 return True
         return True
 

@@ -4,17 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
 
 from gateway.deepgram.recogniser import Kind
 from gateway.live.wire import ServerSide
 from gateway.session.events import Deliver
-
-
-class Sink(Protocol):
-    """Takes a call's results; never blocks, never raises."""
-
-    def deliver(self, event: Deliver) -> None: ...
 
 
 class ClientSink:

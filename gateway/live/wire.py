@@ -18,7 +18,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, cast
 
 from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol as SansIO
@@ -52,9 +52,12 @@ _LONG: Final = struct.Struct("!BBH").pack
 _LONG_MASKED: Final = struct.Struct("!BBH4s").pack
 _LONGEST: Final = struct.Struct("!BBQ").pack
 _HEAD_END: Final = b"\r\n\r\n"
+_write: Final = os.write
 
 LOGGER: Final = logging.getLogger("websockets")
 """Given to each of websockets' protocols, which would look for one by name."""
+MOST_FRAMES: Final = 16
+"""Of one size that are cut out of a read at once: each count of each size is a layout that is kept."""
 RECEIVED: Final = memoryview(bytearray(262_144))
 """Where every read of the process lands; what must outlive it is copied."""
 
@@ -92,12 +95,19 @@ def frame(first: int, payload: bytes, masked: bool) -> bytes:
     return head + key + apply_mask(payload, key)
 
 
-class _Shape(NamedTuple):
-    """Masked frames of one size: how they begin, how long they are, and what cuts them into three."""
+class _Shape:
+    """`count` masked frames of one size: each is of `unit` bytes and begins with `head`, together they have
+    `size`, of which `cut` makes three parts for each: its head, its key, and what it holds."""
 
-    head: bytes
-    size: int
-    cut: Callable[[bytes | memoryview], Iterator[tuple[bytes, bytes, bytes]]]
+    __slots__ = ("cut", "head", "size", "unit")
+
+    def __init__(self, head: bytes, count: int) -> None:
+        length = head[1] & 0x7F if len(head) == 2 else int.from_bytes(head[2:], "big")
+        layout = struct.Struct(f"{len(head)}s4s{length}s" * count)
+        self.head = head
+        self.size = layout.size
+        self.unit = layout.size // count
+        self.cut: Callable[[memoryview], tuple[bytes, ...]] = layout.unpack_from
 
 
 def _is_utf8(data: bytes) -> bool:
@@ -108,11 +118,7 @@ def _is_utf8(data: bytes) -> bool:
     return True
 
 
-@functools.lru_cache(256)
-def _shape(head: bytes, length: int) -> _Shape:
-    """Of frames with a payload of `length` bytes; one for all calls."""
-    layout = struct.Struct(f"{len(head)}s4s{length}s")
-    return _Shape(head, layout.size, layout.iter_unpack)
+_shape: Final = functools.lru_cache(1024)(_Shape)  # one for all calls
 
 
 class WebSocketLeg(asyncio.BufferedProtocol):
@@ -373,7 +379,7 @@ class WebSocketLeg(asyncio.BufferedProtocol):
                 if first == _WHOLE_BINARY:
                     binary.append(payload)
                     if self._mask_received and payload:
-                        self._shape = _shape(data[at : start - 4], length)
+                        self._shape = _shape(data[at : start - 4], 1)
                 else:
                     self.binary_received(binary)
                     binary = []
@@ -447,7 +453,7 @@ class WebSocketLeg(asyncio.BufferedProtocol):
             return
         if self._fd >= 0 and not transport.get_write_buffer_size():
             try:
-                taken = os.write(self._fd, data)
+                taken = _write(self._fd, data)
             except OSError:
                 taken = 0  # it is full, or broken, which the transport will find and tell
             if taken == len(data):
@@ -491,16 +497,22 @@ class ServerSide(WebSocketLeg):
         """Cuts what most reads are: audio in frames of one size."""
         shape = self._shape
         # Without websockets' protocol the connection is open, and only what is in `_tail` has begun.
-        if shape is None or self._ws is not None or self._tail or nbytes % shape[1]:
+        if shape is None or self._ws is not None or self._tail:
             self.data_received(RECEIVED[:nbytes])
             return
-        head, _, cut = shape
-        messages = []
-        for first, key, payload in cut(RECEIVED[:nbytes]):
-            if first != head:
+        if shape.size != nbytes:
+            count, rest = divmod(nbytes, shape.unit)
+            if rest or count > MOST_FRAMES:
                 self.data_received(RECEIVED[:nbytes])
                 return
-            messages.append(apply_mask(payload, key))
+            self._shape = shape = _shape(shape.head, count)
+        parts, head = shape.cut(RECEIVED), shape.head
+        messages = []
+        for at in range(0, len(parts), 3):
+            if parts[at] != head:
+                self.data_received(RECEIVED[:nbytes])
+                return
+            messages.append(apply_mask(parts[at + 2], parts[at + 1]))
         try:
             if not self.binary_received(messages):
                 self.read_done()
@@ -520,7 +532,7 @@ class ServerSide(WebSocketLeg):
             self._write(whole)
             return
         try:  # as `_write` does it; docs/performance.md has what its call would cost
-            taken = os.write(self._fd, whole)
+            taken = _write(self._fd, whole)
         except OSError:
             taken = 0
         if taken < len(whole):
@@ -563,7 +575,7 @@ class ClientSide(WebSocketLeg):
             self._write(whole)
             return
         try:
-            taken = os.write(self._fd, whole)
+            taken = _write(self._fd, whole)
         except OSError:
             taken = 0
         if taken < len(whole):

@@ -8,22 +8,15 @@ from __future__ import annotations
 
 import platform
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from itertools import accumulate
-from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.metrics_core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
-from prometheus_client.registry import Collector
 
 from gateway.metrics import table
-from gateway.metrics.table import OTHER, Described, model_label
+from gateway.metrics.scrape import Scrape
+from gateway.metrics.table import OTHER, model_label
 
 
 class Counts(dict[str, float]):
@@ -118,7 +111,7 @@ class Metrics:
         self.build_info = {(version, platform.python_version()): 1}
         self._refreshers: list[Callable[[], None]] = []
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(_Scrape(self))
+        self._registry.register(Scrape(self))
         ProcessCollector(registry=self._registry)
 
     def transcription_ended(self, outcome: str, model: str | None, region: str | None) -> None:
@@ -145,28 +138,3 @@ class Metrics:
             refresh()
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
-
-
-class _Scrape(Collector):
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-
-    def collect(self) -> Iterator[Metric]:
-        for described in table.METRICS:
-            value = getattr(self._metrics, described.attribute)
-            yield _family(described, value if isinstance(value, Mapping) else {(): value})
-
-
-def _family(described: Described, values: Mapping[Any, Any]) -> Metric:
-    name, help, names = described.name, described.help, described.labels
-    if described.type == "histogram":
-        histogram = HistogramMetricFamily(name, help, labels=names)
-        for key, value in values.items():
-            histogram.add_metric(key, buckets=value.buckets(), sum_value=value.sum)
-        return histogram
-    family = (CounterMetricFamily if described.type == "counter" else GaugeMetricFamily)(
-        name, help, labels=names
-    )
-    for key, value in values.items():
-        family.add_metric((key,) if isinstance(key, str) else key, value)
-    return family

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from gateway.audio.clock import PACKETS, MediaClock
 from gateway.client.resume import ResumeState
-from gateway.deepgram.recogniser import ListenV1, ListenV2
+from gateway.deepgram.listen import ListenV1, ListenV2
 from gateway.errors import SessionLost
 from tests.fakes.resume_server import RATE, SAMPLE, Leg, ResumeModel, audio
 

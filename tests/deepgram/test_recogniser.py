@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.deepgram.listen import ListenV1, ListenV2
 from gateway.deepgram.messages import decode_flux, decode_live
-from gateway.deepgram.recogniser import Kind, ListenV1, ListenV2, Reading, Shift
+from gateway.deepgram.recogniser import Kind, Reading, Shift
 
 SAMPLES = Path(__file__).parent / "samples"
 RID = "0f6c1f5e-7a3b-4c56-9d20-6b1f0a9e4c11"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.deepgram.recogniser import ListenV1, ListenV2
+from gateway.deepgram.listen import ListenV1, ListenV2
 from gateway.dialects.deepgram_wire import END_OF_AUDIO, decode
 from gateway.dialects.events import CloseStream, Configure, Finalize, Forward, KeepAlive
 

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config import ResumeConfig
-from gateway.deepgram.recogniser import Kind, ListenV2
+from gateway.deepgram.listen import ListenV2
+from gateway.deepgram.recogniser import Kind
 from gateway.session.backfill import CatchUp
 from gateway.session.events import Backfilled, Backfilling, Close, Deliver, Dial, Ended, Gap, HangUp, Restored
 from gateway.session.seam import Strategy

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.config import ResumeConfig
 from gateway.deepgram.errors import NET_0001
-from gateway.deepgram.recogniser import ListenV2
+from gateway.deepgram.listen import ListenV2
 from gateway.session.events import (
     Accept,
     Broke,

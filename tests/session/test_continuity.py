@@ -18,7 +18,8 @@ import msgspec
 from hypothesis import given, note
 from hypothesis import strategies as st
 
-from gateway.deepgram.recogniser import Kind, ListenV2
+from gateway.deepgram.listen import ListenV2
+from gateway.deepgram.recogniser import Kind
 from gateway.session.events import Broke, Close, Deliver, Dial, Ended, Gap, HangUp
 from gateway.session.seam import DOUBT
 from gateway.session.timeline import float32_ulp

@@ -9,7 +9,8 @@ import pytest
 
 from gateway.audio.clock import PACKETS
 from gateway.deepgram.errors import NET_0001
-from gateway.deepgram.recogniser import Kind, ListenV2
+from gateway.deepgram.listen import ListenV2
+from gateway.deepgram.recogniser import Kind
 from gateway.session.events import (
     Accept,
     Alert,

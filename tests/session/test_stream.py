@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.deepgram.recogniser import Kind, ListenV2
+from gateway.deepgram.listen import ListenV2
+from gateway.deepgram.recogniser import Kind
 from gateway.session.events import (
     Accept,
     Broke,

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.audio.clock import PACKETS, MediaClock
-from gateway.deepgram.recogniser import Kind, ListenV1, ListenV2, Recogniser
+from gateway.deepgram.listen import ListenV1, ListenV2
+from gateway.deepgram.recogniser import Kind, Recogniser
 from gateway.session.events import Gap
 from gateway.session.seam import Strategy
 from gateway.session.transcript import Transcript
