@@ -200,7 +200,7 @@ async def test_headers_in_drips() -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 101 Switching Protocols\r\n")
         ended = asyncio.create_task(reader.read())
-        while not reader.at_eof():
+        while not ended.done():
             writer.write(b"X: y\r\n")
             await asyncio.sleep(0.02)
         await asyncio.gather(ended, return_exceptions=True)
