@@ -8,7 +8,7 @@ SHELL := /bin/sh
 .DELETE_ON_ERROR:
 .SECONDARY:
 .SUFFIXES:
-.PHONY: help setup demo compiler wheel test deep mutants chaos chaos-calls bench bench-blackout bench-micro bench-reconnect bench-memory bench-seams bench-store bench-sync bench-jobs chaos-jobs lint test-clients test-board test-frameworks lock clean
+.PHONY: help setup demo compiler wheel native test test-native deep mutants chaos chaos-calls bench bench-blackout bench-micro bench-reconnect bench-memory bench-seams bench-store bench-sync bench-jobs chaos-jobs lint test-clients test-board test-frameworks lock clean
 
 BIN := .venv/bin
 PIP_INSTALL := -m pip --disable-pip-version-check install --quiet --quiet --require-hashes
@@ -17,8 +17,10 @@ help:
 	@echo 'make setup            the environment in .venv, with .venv/bin/gateway'
 	@echo 'make demo             a call through Gateway, on this machine alone'
 	@echo 'make wheel            dist/gateway-*.whl, its hot path compiled (needs a C compiler)'
+	@echo 'make native           .native: a copy of the work tree with the compiled modules of that wheel'
 	@echo 'make lint             ruff, mypy and the import contracts'
 	@echo 'make test             the same, and then all tests'
+	@echo 'make test-native      the tests against the compiled build (TESTS=folders)'
 	@echo 'make deep             the continuity properties for a long time'
 	@echo 'make mutants          known mistakes, each of which the tests must find'
 	@echo 'make chaos            both of these:'
@@ -98,11 +100,26 @@ dist/.built: $(IN_WHEEL) .venv/.installed
 	  --no-build-isolation --wheel-dir dist build/wheel
 	@touch $@
 
+native: .native/.built
+
+.native/.built: $(TRACKED) dist/.built
+	@rm -rf .native
+	@mkdir .native
+	@cp --parents --target-directory=.native $(TRACKED)
+	@$(BIN)/python -m zipfile --extract dist/gateway-*.whl .native
+	@touch $@
+
 # --- tests -------------------------------------------------------------------------------------------------------
 
 # pytest last: its closing line is the last line.
 test: lint
 	@$(BIN)/python -m pytest
+
+# For all processes, `gateway` by its name too, the folder comes before the editable install.
+NATIVE_PYTHON = cd .native && GATEWAY_TEST_COMPILED=1 PYTHONPATH="$(CURDIR)/.native" "$(CURDIR)/$(BIN)/python"
+
+test-native: native
+	@$(NATIVE_PYTHON) -m pytest -m 'not interpreted' $(TESTS)
 
 # 12 000 schedules of each property, on one core: make deep EXAMPLES=1000 JOBS=5 SEED=7
 EXAMPLES ?= 12000
@@ -254,5 +271,5 @@ lock:
 	cd bench/rivals/node-ws && npm install --package-lock-only --ignore-scripts --silent
 
 clean:
-	rm -rf .venv .clients .bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
+	rm -rf .venv .clients .bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .native build dist
 	find gateway tests bench -name __pycache__ -prune -exec rm -rf {} +

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 from urllib.parse import urlsplit
 
-from gateway import __version__
+from gateway import __version__, compiled
 from gateway.errors import ConfigError, GatewayError, UpstreamError, UsageError, reason
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=f"exit codes:\n{codes}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"gateway {__version__}")
+    parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_serve(commands)
     _add_jobs(commands)
@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_stream(commands)
     _add_bench(commands)
     version = commands.add_parser("version", help="print the version")
-    version.set_defaults(run=lambda _options: _say(f"gateway {__version__}"))
+    version.set_defaults(run=lambda _options: _say(_version()))
     return parser
 
 
@@ -547,6 +547,10 @@ def _number(text: str, least: int, most: int) -> int:
     if text.isascii() and text.isdigit() and least <= int(text) <= most:
         return int(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least} to {most}")
+
+
+def _version() -> str:
+    return f"gateway {__version__}{' (compiled)' if compiled() else ''}"
 
 
 def _say(text: str) -> int:

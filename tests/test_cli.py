@@ -14,6 +14,7 @@ import sys
 import wave
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ import pytest
 from gateway import __version__
 from gateway.cli import EXIT_CODES
 from gateway.config import Config, env_names
+from gateway.live import wire
 from tests.fakes.resume_server import RATE, Fault, ResumeServer, audio
 
 ROOT = Path(__file__).parents[1]
@@ -78,13 +80,14 @@ def speech(tmp_path: Path) -> str:
 
 
 def test_version() -> None:
-    """Both ways of asking give the version, and nothing heavy is loaded for it."""
-    assert run("version") == (0, f"gateway {__version__}\n", "")
-    assert run("--version") == (0, f"gateway {__version__}\n", "")
+    """Both ways of asking give the version and whether the hot path is compiled; nothing heavy is loaded."""
+    is_native = str(wire.__file__).endswith(tuple(EXTENSION_SUFFIXES))
+    version = f"gateway {__version__}{' (compiled)' if is_native else ''}\n"
+    assert run("version") == run("--version") == (0, version, "")
     heavy = "{'asyncio', 'aiohttp', 'msgspec', 'rich'}"
     check = f"import sys; from gateway.cli import main; main(['version']); print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == f"gateway {__version__}\nset()\n"
+    assert done.stdout == f"{version}set()\n"
 
 
 def test_help_lists_commands_and_exit_codes() -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final
 import structlog
 import uvloop
 
-from gateway import __version__, logs
+from gateway import __version__, compiled, logs
 from gateway.app.gateway import Gateway
 from gateway.config import Config
 from gateway.errors import ConfigError
@@ -60,7 +60,7 @@ async def _serve(
         await gateway.start()
         watching = tasks.create_task(watch_loop(gateway.metrics))
         _settle_memory()
-        structlog.get_logger().info("server.ready", version=__version__, config=source)
+        structlog.get_logger().info("server.ready", version=__version__, compiled=compiled(), config=source)
         notify("READY=1")
         await signals.get()
         notify("STOPPING=1")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from websockets.asyncio.client import connect
 
+from gateway import __version__, compiled
 from gateway.emulator import Fault
 from tests.fakes.daemon import CONFIG, Daemon
 from tests.fakes.stand import CLOSE_STREAM, LISTEN, Stand, call, eventually, get, of_type, read, send, words
@@ -152,6 +153,14 @@ async def test_mistakes_are_one_line(tmp_path: Path, text: str, words_of_it: tup
     assert len(daemon.noise) == 1, daemon.noise
     assert all(word in daemon.noise[0] for word in words_of_it), daemon.noise
     assert daemon.events == []
+
+
+async def test_the_log_says_what_runs(tmp_path: Path) -> None:
+    """Which version, and whether its hot path is compiled."""
+    async with await launch(tmp_path, "http://127.0.0.1:1", 0) as daemon:
+        ready = daemon.event("server.ready")
+    assert ready is not None
+    assert (ready["version"], ready["compiled"]) == (__version__, compiled())
 
 
 @pytest.mark.parametrize("which", ["server", "sidecar"])

@@ -114,6 +114,7 @@ async def nothing(_gateway: Gateway, _emulator: Emulator, _ws: ClientConnection)
     """Time passes."""
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("batch_ms", [0, 20])
 @pytest.mark.parametrize(
     ("method", "trigger"),
@@ -162,6 +163,7 @@ async def test_a_defect_costs_one_call(
     assert gateway.metrics.sessions_active == 0
 
 
+@pytest.mark.interpreted
 async def test_the_gap_is_declared(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
     """What had no final when the defect struck is an Error to the client, a gap in the log and a number."""
     emulator = await stand.emulator()
@@ -178,6 +180,7 @@ async def test_the_gap_is_declared(stand: Stand, monkeypatch: pytest.MonkeyPatch
     assert gateway.metrics.sessions_active == 0
 
 
+@pytest.mark.interpreted
 async def test_what_was_ordered_too_is_still_done(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
     """One order of several cannot be carried out: those that follow it are, before the call ends."""
     emulator = await stand.emulator()
@@ -205,6 +208,7 @@ async def test_what_was_ordered_too_is_still_done(stand: Stand, monkeypatch: pyt
         assert ws.close_code == INTERNAL
 
 
+@pytest.mark.interpreted
 async def test_a_client_that_waits_for_its_101(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is refused as HTTP."""
     emulator = await stand.emulator(handshake_delay=30)
@@ -220,6 +224,7 @@ async def test_a_client_that_waits_for_its_101(stand: Stand, monkeypatch: pytest
     assert not gateway._exchange.calls
 
 
+@pytest.mark.interpreted
 async def test_a_drain_goes_on(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
     """A call that can be neither let go nor shut down does not keep the others from their last results."""
     emulator = await stand.emulator()

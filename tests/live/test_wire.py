@@ -6,61 +6,81 @@ import asyncio
 import base64
 import hashlib
 import random
+import re
 import socket
+import sys
 import weakref
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from websockets.client import ClientProtocol
 from websockets.frames import Close, Frame
 from websockets.protocol import Protocol as SansIO
 from websockets.protocol import Side
-from websockets.server import ServerProtocol
-from websockets.uri import parse_uri
 
-from gateway.live import wire
-from gateway.live.wire import RECEIVED, ClientSide, ServerSide, WebSocketLeg
+from gateway.live.client import ClientLeg
+from gateway.live.head import Head, parse
+from gateway.live.upstream import UpstreamLeg
+from gateway.live.wire import CLOSE_TIMEOUT, RECEIVED
 from tests.fakes.stand import eventually
 from tests.fakes.wire_client import BINARY, CLOSE, PING, TEXT, fragments, frame, upgrade
 from tests.live.test_client import Wire
 
+LARGEST = 1 << 20
+Leg = ClientLeg | UpstreamLeg
 
-class _Keeping(WebSocketLeg):
-    """Keeps what it is told."""
 
-    def __init__(self, ws: SansIO, write_limit: int = 1 << 24) -> None:
-        super().__init__(ws, 1 << 20, write_limit)
+class Owner:
+    """Keeps what a leg of either side tells it."""
+
+    joins_audio = False
+
+    def __init__(self) -> None:
         self.heard: list[bytes] = []
-        self.ends: list[tuple[int, str]] = []
+        self.ends: list[tuple[int, object]] = []
         self.overflows = 0
-        self.reads = 0
 
-    def binary_received(self, messages: list[bytes]) -> bool:
-        self.heard += [b"b" + data for data in messages]
+    def client_audio(self, data: bytes) -> bool:
+        self.heard.append(b"b" + data)
         return False
 
-    def text_received(self, data: bytes) -> bool:
+    def client_text(self, text: str) -> None:
+        self.heard.append(b"t" + text.encode())
+
+    def client_frames(self, count: int) -> None:
+        """Pings and fragments count, too."""
+
+    def client_turn(self) -> None:
+        """Nothing is sent."""
+
+    def client_reads(self) -> None:
+        """Nothing waits."""
+
+    def client_closed(self, code: int, sent: int | None) -> None:
+        self.ends.append((code, sent))
+
+    def client_overflowed(self) -> None:
+        self.overflows += 1
+
+    def upstream_opened(self, leg: UpstreamLeg, request_id: str) -> None:
+        """Nothing is sent."""
+
+    def upstream_text(self, leg: UpstreamLeg, data: bytes) -> bool:
         self.heard.append(b"t" + data)
         return False
 
-    def read_done(self) -> None:
-        self.reads += 1
+    def upstream_heard(self, leg: UpstreamLeg) -> None:
+        """Nothing is sent."""
 
-    def lost(self, code: int, reason: str) -> None:
+    def upstream_blocked(self, leg: UpstreamLeg, blocked: bool) -> None:
+        """Nothing waits."""
+
+    def upstream_closed(self, leg: UpstreamLeg, code: int, reason: str) -> None:
         self.ends.append((code, reason))
 
-    def overflowed(self) -> None:
-        self.overflows += 1
-
-
-class Leg(_Keeping, ServerSide):
-    def __init__(self, write_limit: int = 1 << 24) -> None:
-        super().__init__(ServerProtocol(), write_limit)
-
-    def handshake_received(self, event: object) -> None:
-        assert isinstance(self.ws, ServerProtocol)
-        self.ws.send_response(self.ws.accept(event))  # type: ignore[arg-type] # the protocol's own Request
+    def defect(self) -> None:
+        raise  # what is being handled
 
 
 class Full(Wire):
@@ -70,16 +90,49 @@ class Full(Wire):
         return len(self.written)
 
 
-def read(leg: WebSocketLeg, data: bytes) -> None:
+class Socketed(Wire):
+    """A transport with a socket for options; what is written stays here, as if TLS were between."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__()
+        self.sock = sock
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return {"socket": self.sock, "sslcontext": True}.get(name, default)
+
+
+def read(leg: Leg, data: bytes) -> None:
     """As the loop does it."""
     RECEIVED[: len(data)] = data
     leg.buffer_updated(len(data))
 
 
-def opened(transport: Wire, write_limit: int = 65536) -> Leg:
-    leg = Leg(write_limit)
+def asked(owner: Owner, write_limit: int = 65_536) -> ClientLeg:
+    head = parse(upgrade("/v1/listen"))
+    assert isinstance(head, Head)
+    leg = ClientLeg(head, LARGEST, write_limit)
+    leg.owner = owner
+    return leg
+
+
+def opened(transport: Wire, owner: Owner, write_limit: int = 65_536) -> ClientLeg:
+    """A client's leg that has answered 101."""
+    leg = asked(owner, write_limit)
     leg.connection_made(transport)
-    read(leg, upgrade("/"))
+    leg.accept([])
+    leg.flush()
+    return leg
+
+
+def dialled(owner: Owner, write_limit: int = 65_536) -> UpstreamLeg:
+    return UpstreamLeg("ws://x/", [], owner, 1, max_message_bytes=LARGEST, write_limit=write_limit)
+
+
+def answered(transport: Socketed, owner: Owner, first: bytes = b"") -> UpstreamLeg:
+    """A leg to Deepgram that has got its 101, and `first` in the same read."""
+    leg = dialled(owner)
+    leg.connection_made(transport)
+    read(leg, switch(transport.written) + first)
     return leg
 
 
@@ -91,7 +144,8 @@ def test_messages_survive_any_cutting(sent: list[tuple[int, str, int]], rng: ran
     """By fragments, with pings between them, and by reads."""
 
     async def run() -> None:
-        leg = opened(Wire())
+        owner = Owner()
+        leg = opened(Wire(), owner)
         data = b""
         for opcode, text, pieces in sent:
             payload = text.encode()
@@ -101,44 +155,17 @@ def test_messages_survive_any_cutting(sent: list[tuple[int, str, int]], rng: ran
             size = rng.randrange(1, 40)
             read(leg, data[:size])
             data = data[size:]
-        assert leg.heard == [(b"b" if opcode == BINARY else b"t") + text.encode() for opcode, text, _ in sent]
+        assert owner.heard == [
+            (b"b" if opcode == BINARY else b"t") + text.encode() for opcode, text, _ in sent
+        ]
 
     asyncio.run(run())
 
 
-class _Unaided(_Keeping):
-    """Gives every byte to websockets, as if there were no walk."""
-
-    def _walk(self, data: bytes) -> None:
-        self.ws.receive_data(data)
-        self._hand_over()
-
-    _stop_walking = _walk
-
-    def _let_go(self) -> None:
-        """It has the beginnings of frames."""
-
-
-class Dialling(_Keeping, ClientSide):
-    """The client's side: frames come without a mask, results as text."""
-
-    def __init__(self) -> None:
-        ws = ClientProtocol(parse_uri("ws://x/"), max_size=1 << 20)
-        super().__init__(ws)
-        request = ws.connect()
-        self.key = request.headers["Sec-WebSocket-Key"]
-        ws.send_request(request)
-
-    def handshake_received(self, event: object) -> None:
-        assert self.is_open()
-
-
-class Unaided(_Unaided, Leg):
-    pass
-
-
-class UnaidedDialling(_Unaided, Dialling):
-    pass
+def unaided(leg: Leg) -> None:
+    """From now on `leg` gives every byte to websockets, as if there were no walk."""
+    leg._walks = False
+    assert leg.ws is not None  # made here, and kept: it has the beginnings of frames
 
 
 SIZES = st.integers(0, 300) | st.sampled_from([125, 126, 127, 65_535, 65_536, 70_000])
@@ -204,7 +231,7 @@ def test_they_agree_on_the_other_side(
     """Towards Deepgram: frames without a mask, the first of them perhaps in one read with the 101."""
     reads = cut(b"".join(pieces), cuts)
     first = reads.pop(0) if with_the_answer and reads else b""
-    they_agree(reads, ends, (Dialling, UnaidedDialling), first)
+    they_agree(reads, ends, dials=True, first=first)
 
 
 HEAD_END = b"\r\n\r\n"
@@ -219,42 +246,45 @@ def cut(data: bytes, sizes: list[int]) -> list[bytes]:
     return reads
 
 
-def they_agree(
-    reads: list[bytes],
-    ends: bool,
-    kinds: tuple[type[Leg | Dialling], type[Leg | Dialling]] = (Leg, Unaided),
-    first: bytes = b"",
-) -> None:
-    """`first` comes in one read with the handshake."""
+def they_agree(reads: list[bytes], ends: bool, dials: bool = False, first: bytes = b"") -> None:
+    """`first` comes in one read with Deepgram's 101."""
 
-    async def run(kind: type[Leg | Dialling]) -> tuple[object, ...]:
-        transport = Wire()
-        leg = kind()
-        leg.connection_made(transport)
-        read(leg, (switch(leg.key) if isinstance(leg, Dialling) else upgrade("/")) + first)
-        if not first:
-            transport.written = b""  # there is a date in it
-        for data in reads:
-            if not transport.over:
-                read(leg, data)
-        if ends:
-            leg.eof_received()
-        leg.connection_lost(None)
+    async def run(alone: bool) -> tuple[object, ...]:
+        owner = Owner()
+        with socket.socket() as sock:
+            transport = Socketed(sock)
+            leg: Leg
+            at_once = b"" if alone else first
+            leg = answered(transport, owner, at_once) if dials else opened(transport, owner)
+            if alone:
+                unaided(leg)
+                read(leg, first)
+            if not dials:
+                transport.written = b""  # there is a date in it
+            for data in reads:
+                if not transport.over:
+                    read(leg, data)
+            if ends:
+                leg.eof_received()
+            leg.connection_lost(None)
         # What a client sends is masked by chance.
-        written: object = len(transport.written) if isinstance(leg, Dialling) else transport.written
-        return leg.heard, leg.ends, written, leg.ws.close_sent, leg.ws.close_rcvd, transport.over
+        written: object = len(transport.written) if dials else transport.written
+        return owner.heard, owner.ends, written, leg.ws.close_sent, leg.ws.close_rcvd, transport.over
 
-    walked, unaided = (asyncio.run(run(kind)) for kind in kinds)
-    assert walked[0] == unaided[0]
-    if walked != unaided:
+    walked, alone = asyncio.run(run(False)), asyncio.run(run(True))
+    assert walked[0] == alone[0]
+    if walked != alone:
         assert isinstance(walked[3], Close)
-        assert isinstance(unaided[3], Close)
+        assert isinstance(alone[3], Close)
         assert walked[3].code == 1007
-        assert unaided[3].code != 1007
+        assert alone[3].code != 1007
 
 
-def switch(key: str) -> bytes:
-    """The answer to an upgrade request with `key` (RFC 6455 §4.2.2)."""
+def switch(request: bytes) -> bytes:
+    """The answer to an upgrade request (RFC 6455 §4.2.2)."""
+    found = re.search(rb"Sec-WebSocket-Key: (\S+)", request)
+    assert found
+    key = found[1].decode()
     digest = hashlib.sha1((key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11").encode(), usedforsecurity=False)
     accept = base64.b64encode(digest.digest()).decode()
     lines = ["Upgrade: websocket", "Connection: Upgrade", f"Sec-WebSocket-Accept: {accept}"]
@@ -275,17 +305,17 @@ def test_they_agree_on_results(reads: list[bytes], in_halves: bool) -> None:
     """One to a read, as results are, or more; text that is none, or masked, ends the connection."""
     if in_halves:
         reads = [part for data in reads for part in (data[: len(data) // 2], data[len(data) // 2 :])]
-    they_agree(reads, False, (Dialling, UnaidedDialling))
+    they_agree(reads, ends=False, dials=True)
 
 
 async def test_websockets_is_there_for_its_frames_only() -> None:
     """Its protocol takes 3 KiB: it goes when a frame of its kind is done, and not by the collector."""
 
-    def has_one(leg: Leg) -> bool:
+    def has_one(leg: ClientLeg) -> bool:
         return leg._ws is not None
 
-    transport = Wire()
-    leg = opened(transport)
+    transport, owner = Wire(), Owner()
+    leg = opened(transport, owner)
     assert not has_one(leg)
     protocol = weakref.ref(leg.ws)
     read(leg, frame(PING, b"p")[:3])
@@ -297,37 +327,37 @@ async def test_websockets_is_there_for_its_frames_only() -> None:
     assert has_one(leg)
     read(leg, frame(PING) + frame(0, b"}"))
     assert not has_one(leg)
-    assert leg.heard == [b"t{}"]
+    assert owner.heard == [b"t{}"]
     read(leg, frame(CLOSE, b"\x03\xe8"))
     leg.connection_lost(None)
-    assert leg.ends == [(1000, "")]
+    assert owner.ends == [(1000, 1000)]
 
 
 async def test_bad_utf8_fails_the_connection() -> None:
     """1007, and nothing of it is handed on."""
-    transport = Wire()
-    leg = opened(transport)
+    transport, owner = Wire(), Owner()
+    leg = opened(transport, owner)
     read(leg, frame(TEXT, b"\xc3\x28"))
-    assert leg.heard == []
+    assert owner.heard == []
     assert b"\x03\xef" in transport.written  # 1007
     leg.connection_lost(None)
 
 
 async def test_the_guard() -> None:
     """A peer that leaves more than write_limit unread is cut, once, pongs included (faults.md M1)."""
-    transport = Full()
-    leg = opened(transport, 10_000)
+    transport, owner = Full(), Owner()
+    leg = opened(transport, owner, 10_000)
     for _ in range(200):
         read(leg, frame(PING, b"p" * 100))
     assert transport.over
-    assert leg.overflows == 1
+    assert owner.overflows == 1
     assert len(transport.written) < 10_000 + 200
     leg.connection_lost(None)
 
 
 async def test_pauses_are_told() -> None:
     """`writable` follows the transport."""
-    leg = opened(Wire())
+    leg = opened(Wire(), Owner())
     seen = [leg.writable]
     leg.pause_writing()
     seen.append(leg.writable)
@@ -337,34 +367,85 @@ async def test_pauses_are_told() -> None:
 
 
 async def test_the_end_is_told_once() -> None:
-    """With the peer's code and reason; 1006 without a close frame."""
-    leg = opened(Wire())
-    read(leg, frame(CLOSE, b"\x03\xf3because"))
-    leg.eof_received()
-    leg.connection_lost(None)
-    leg.connection_lost(None)
-    assert leg.ends == [(1011, "because")]
-    other = opened(Wire())
-    other.connection_lost(ConnectionResetError())
-    assert other.ends == [(1006, "")]
+    """With the peer's code, and its reason or our answer; 1006 without a close frame."""
+    with socket.socket() as sock:
+        client, deepgram, cut = Owner(), Owner(), Owner()
+        legs: list[Leg] = [opened(Wire(), client), answered(Socketed(sock), deepgram)]
+        for leg, masked in zip(legs, (True, False), strict=True):
+            read(leg, frame(CLOSE, b"\x03\xf3because", mask=masked))
+            leg.eof_received()
+            leg.connection_lost(None)
+            leg.connection_lost(None)
+    opened(Wire(), cut).connection_lost(ConnectionResetError())
+    assert (client.ends, deepgram.ends, cut.ends) == ([(1011, 1011)], [(1011, "because")], [(1006, None)])
 
 
 async def test_a_close_ends_soon_whatever_the_peer_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """A peer that does not answer the close frame is not waited for longer than CLOSE_TIMEOUT."""
-    monkeypatch.setattr(wire, "CLOSE_TIMEOUT", 0.05)
     transport = Wire()
-    leg = opened(transport)
+    leg = opened(transport, Owner())
+    loop = asyncio.get_running_loop()
+    now, seen = loop.time, []
     leg.close(1000)
-    before = transport.over
-    await asyncio.sleep(0.1)
-    assert (before, transport.over) == (False, True)
+    for later in (0.0, CLOSE_TIMEOUT - 1, CLOSE_TIMEOUT):
+        monkeypatch.setattr(loop, "time", lambda later=later: now() + later)
+        await asyncio.sleep(0.01)
+        seen.append(transport.over)
+    assert seen == [False, False, True]
     leg.connection_lost(None)
+
+
+class Bug(Exception):
+    """What nobody thought of."""
+
+
+def breaks(owner: Owner, method: str) -> list[BaseException | None]:
+    """From now on `method` raises; returns what is being handled whenever `owner` is told of a defect."""
+    seen: list[BaseException | None] = []
+
+    def broken(*_arguments: object) -> None:
+        raise Bug
+
+    setattr(owner, method, broken)
+    owner.defect = lambda: seen.append(sys.exception())  # type: ignore[method-assign]
+    return seen
+
+
+def drive(leg: Leg, opcode: int, size: int, *, mask: bool) -> None:
+    """All that the loop asks of a leg; the same message twice, for the second may go another way."""
+    for payload in (b"x", b"x" * size, b"x" * size):
+        read(leg, frame(opcode, payload, mask=mask))
+    leg.pause_writing()
+    leg.resume_writing()
+    leg.connection_lost(None)
+
+
+@pytest.mark.parametrize("method", ["client_audio", "client_turn", "client_reads", "client_closed"])
+async def test_a_mistake_with_what_a_client_says(method: str) -> None:
+    """The loop hears nothing of it; the owner is told while it is being handled."""
+    owner = Owner()
+    leg = opened(Wire(), owner)
+    seen = breaks(owner, method)
+    drive(leg, BINARY, 160, mask=True)
+    assert [type(error) for error in seen] == [Bug] * (3 if method in ("client_audio", "client_turn") else 1)
+
+
+@pytest.mark.parametrize("method", ["upstream_text", "upstream_heard", "upstream_blocked", "upstream_closed"])
+async def test_a_mistake_with_what_deepgram_says(method: str) -> None:
+    """The same."""
+    owner = Owner()
+    with socket.socket() as sock:
+        leg = answered(Socketed(sock), owner)
+        seen = breaks(owner, method)
+        drive(leg, TEXT, 200, mask=False)
+    often = {"upstream_text": 3, "upstream_heard": 3, "upstream_blocked": 2, "upstream_closed": 1}
+    assert [type(error) for error in seen] == [Bug] * often[method]
 
 
 async def test_nothing_is_sent_after_the_close() -> None:
     """Neither data nor a second close frame."""
     transport = Wire()
-    leg = opened(transport)
+    leg = opened(transport, Owner())
     leg.close(1000)
     written = transport.written
     leg.send_text(b"late")
@@ -384,7 +465,7 @@ async def test_one_write_per_flush() -> None:
         def write(self, data: bytes | bytearray | memoryview) -> None:
             calls.append(bytes(data))
 
-    leg = opened(Counting())
+    leg = opened(Counting(), Owner())
     calls.clear()
     for _ in range(3):
         leg.send_text(b"{}")
@@ -394,25 +475,35 @@ async def test_one_write_per_flush() -> None:
     leg.connection_lost(None)
 
 
-@pytest.mark.parametrize("kind", [Leg, Dialling])
-async def test_what_the_socket_does_not_take_comes_later(kind: type[Leg | Dialling]) -> None:
-    """In order, though the first is written to the socket and the rest waits in the transport."""
-    ours, theirs = socket.socketpair()
+def connected() -> tuple[socket.socket, socket.socket]:
+    """Both ends of a connection of TCP that holds little."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        ours = socket.create_connection(listening.getsockname())
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
+        theirs, _ = listening.accept()
     theirs.setblocking(False)
-    loop = asyncio.get_running_loop()
-    transport, leg = await loop.create_connection(kind, sock=ours)
-    assert isinstance(leg, Leg | Dialling)
-    send = leg.send_audio if isinstance(leg, Dialling) else leg.send_result
-    if isinstance(leg, Dialling):
-        await loop.sock_sendall(theirs, switch(leg.key))
-        await eventually(leg.is_open)
+    return ours, theirs
+
+
+@pytest.mark.parametrize("dials", [False, True])
+async def test_what_the_socket_does_not_take_comes_later(dials: bool) -> None:
+    """In order, though the first is written to the socket and the rest waits in the transport."""
+    ours, theirs = connected()
+    loop, owner = asyncio.get_running_loop(), Owner()
+    made = dialled(owner, 1 << 24) if dials else asked(owner, 1 << 24)
+    transport, leg = await loop.create_connection(lambda: made, sock=ours)
+    if isinstance(leg, ClientLeg):
+        leg.accept([])
         leg.flush()
-    else:
-        await loop.sock_sendall(theirs, upgrade("/"))
-    peer = SansIO(Side.SERVER if isinstance(leg, Dialling) else Side.CLIENT)
     head = b""
     while HEAD_END not in head:
         head += await loop.sock_recv(theirs, 65_536)
+    if dials:
+        await loop.sock_sendall(theirs, switch(head))
+        await eventually(leg.is_open)
+    send = leg.send_audio if isinstance(leg, UpstreamLeg) else leg.send_result
+    peer = SansIO(Side.SERVER if dials else Side.CLIENT)
     sent = [bytes([n]) * 50_000 for n in range(40)]
     for data in sent:
         send(data)
@@ -424,5 +515,5 @@ async def test_what_the_socket_does_not_take_comes_later(kind: type[Leg | Dialli
         got += [bytes(event.data) for event in peer.events_received() if isinstance(event, Frame)]
     assert got == sent
     theirs.close()
-    await eventually(lambda: bool(leg.ends))
+    await eventually(lambda: bool(owner.ends))
     send(b"x")
