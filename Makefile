@@ -155,13 +155,18 @@ chaos-jobs: setup
 # --- measurements: see bench/README.md ---------------------------------------------------------------------------
 
 # A few minutes; all of it: make bench SYSTEMS=all CALLS=50,200,500,1000,2000 RUNS=3 REPORT=bench/cost.md
-bench: bench-tools
+bench: bench-tools bench-native
 	@$(BIN)/python -m bench.run $(if $(SYSTEMS),--systems $(SYSTEMS)) --calls $(or $(CALLS),200) \
 	  --seconds $(or $(SECONDS),3) --runs $(or $(RUNS),1) $(if $(REPORT),--report $(REPORT))
 
-bench-blackout: bench-tools
+bench-blackout: bench-tools bench-native
 	@$(BIN)/python -m bench.run --systems $(or $(SYSTEMS),gateway-auto) --calls $(or $(CALLS),500) \
 	  --seconds $(or $(SECONDS),60) --runs $(or $(RUNS),1) --blackout 5 $(if $(REPORT),--report $(REPORT))
+
+.PHONY: bench-native
+bench-native: setup
+	@if $(MAKE) --no-print-directory compiler; then $(MAKE) --no-print-directory native; \
+	  else echo 'bench: the gateway is measured interpreted'; fi
 
 # What cannot be had here is left out, and the bench says so.
 .PHONY: bench-tools

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import platform
 import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+NATIVE = ROOT / ".native"
+"""Where `make native` puts the compiled build."""
 
 
 def machine() -> str:
@@ -18,11 +21,23 @@ def machine() -> str:
     )
 
 
-def commit() -> str:
-    """The last commit that changed gateway/, with a mark if it was measured with changes on top."""
+def is_native() -> bool:
+    """Whether there is a compiled build, and of the sources that are here."""
+    sources = [str(path.relative_to(ROOT)) for path in (ROOT / "gateway").rglob("*.py")]
+    same, _, _ = filecmp.cmpfiles(ROOT, NATIVE, sources, shallow=False)
+    return len(same) == len(sources)
+
+
+def commit(*, compiled: bool = False) -> str:
+    """The last commit that changed gateway/, with a mark if it was measured with changes on top.
+
+    `compiled`: what was measured is the build in `NATIVE`.
+    """
+    how = "compiled" if compiled else "interpreted"
     try:
         last = _git("log", "-1", "--format=%h", "--", "gateway")
-        return f"gateway {last}" + ("+" if _git("status", "--porcelain", "--", "gateway") else "")
+        changed = "+" if _git("status", "--porcelain", "--", "gateway") else ""
+        return f"gateway {last}{changed} ({how})"
     except (OSError, subprocess.CalledProcessError):
         return "no git"
 

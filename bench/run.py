@@ -30,7 +30,7 @@ from typing import Any, Final
 
 import trustme
 
-from bench.machine import ROOT, commit, machine, others_load
+from bench.machine import ROOT, commit, is_native, machine, others_load
 from bench.systems import MADE, QUICK, SYSTEMS, Place, System, named, versions
 from bench.table import Row, Run, knees, make_row, markdown
 
@@ -365,8 +365,9 @@ def main() -> int:
     bench, load = Bench(not options.no_realtime), others_load()
     rows = [row for number in calls for row in rounds(bench, names, number, options)]
     report = {
-        "how": f"Measured by `python -m bench.run {' '.join(sys.argv[1:])}` on {machine()}, {commit()}, "
-        f"load {load:.1f} when it began; {bench.conditions()}.\n{versions()}.",
+        "how": f"Measured by `python -m bench.run {' '.join(sys.argv[1:])}` on {machine()}, "
+        f"{commit(compiled=is_native())}, load {load:.1f} when it began; {bench.conditions()}.\n"
+        f"{versions()}.",
         "rows": rows,
         "knees": knees(rows) if len(calls) > 1 else {},
         "skipped": skipped,

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from bench.machine import ROOT
+from bench.machine import NATIVE, ROOT, is_native
 
 MADE: Final = ROOT / ".bench"
 RIVALS: Final = ROOT / "bench" / "rivals"
@@ -62,8 +62,11 @@ class System(NamedTuple):
     """Can speak TLS to Deepgram."""
 
 
-def gateway(batch_ms: str, *, stored: bool = True) -> System:
-    """As a user runs it: every feature on; what is said is kept, unless it is not to be `stored`."""
+def gateway(batch_ms: str, *, stored: bool = True, native: bool = True) -> System:
+    """As a user runs it: every feature on; what is said is kept, unless it is not to be `stored`.
+
+    The compiled build where there is one, unless it is not to be `native`.
+    """
 
     def command(place: Place) -> tuple[list[str], dict[str, str]]:
         settings = {
@@ -78,7 +81,9 @@ def gateway(batch_ms: str, *, stored: bool = True) -> System:
         if place.dials:
             settings["DEEPGRAM__MAX_DIALS_PER_SECOND"] = str(place.dials)
         env = {f"GATEWAY_{name}": value for name, value in settings.items()}
-        return [sys.executable, "-m", "gateway", "serve"], env | {"DEEPGRAM_API_KEY": "bench"}
+        env |= {"DEEPGRAM_API_KEY": "bench", "PYTHONPATH": str(NATIVE if native and is_native() else ROOT)}
+        # -P: the folder that it is started in is the checkout, and would come first.
+        return [sys.executable, "-P", "-m", "gateway", "serve"], env
 
     return System(command, lambda: "", window_ms=100 if batch_ms == "auto" else int(batch_ms))
 
@@ -181,6 +186,8 @@ SYSTEMS: Final[dict[str, System]] = {
     "gateway-60": gateway("60"),
     "gateway-100": gateway("100"),
     "gateway-100-unstored": gateway("100", stored=False),
+    "gateway-auto-source": gateway("auto", native=False),
+    "gateway-100-source": gateway("100", native=False),
     "websockets": _rival("websockets_relay.py"),
     "aiohttp": _rival("aiohttp_relay.py"),
     "node-ws": System(_node, _node_missing, realtime=False),

@@ -407,7 +407,7 @@ def breaks(owner: Owner, method: str) -> list[BaseException | None]:
         raise Bug
 
     setattr(owner, method, broken)
-    owner.defect = lambda: seen.append(sys.exception())  # type: ignore[method-assign]
+    owner.defect = lambda: seen.append(sys.exception())  # type: ignore[method-assign]  # of this one owner
     return seen
 
 
