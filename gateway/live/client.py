@@ -22,6 +22,8 @@ READ_BYTES: Final = 16_384
 READ: Final = RECEIVED[:READ_BYTES]
 """Where a read of a client's lands: no more is taken before it may be found that it sends too much. Of pings
 that is 30 ms of work."""
+IN_VAIN: Final = 3
+"""Turns in a row without anything to read, after which a leg is polled again."""
 READS: Final = 16
 """In one turn of a slot, of who is allowed as much."""
 _INTO: Final = [READ]
@@ -69,7 +71,17 @@ class ClientLeg(ServerSide):
     A leg without an owner still ends as it should, but nothing that comes on it has any effect.
     """
 
-    __slots__ = ("_frames", "_handshake", "_is_seated", "_paused", "_slots", "_switch", "owner", "window_ms")
+    __slots__ = (
+        "_frames",
+        "_handshake",
+        "_in_vain",
+        "_paused",
+        "_slots",
+        "_switch",
+        "is_seated",
+        "owner",
+        "window_ms",
+    )
 
     def __init__(self, head: Head, max_message_bytes: int, write_limit: int) -> None:
         ws = ServerHandshake(max_size=max_message_bytes, logger=LOGGER)
@@ -81,7 +93,9 @@ class ClientLeg(ServerSide):
         self._switch: Response | None = ws.accept(asked(head))
         self._slots: Slots | None = None
         self.window_ms: int | None = None
-        self._is_seated = False  # in a slot: the loop does not read from it
+        self.is_seated = False
+        """In a slot: the loop does not read from it."""
+        self._in_vain = 0  # so many turns there was nothing to read
         self._paused = False
         self._frames = 0  # that the owner has not been told of
 
@@ -108,16 +122,15 @@ class ClientLeg(ServerSide):
         self._close_soon()
 
     def read_in_turns(self, slots: Slots, own_ms: int | None) -> None:
-        """From now on the socket is read by the clock: by its own window, or by that of all."""
+        """While it brings something the socket is read by the clock: by its own window, or by that of all."""
         self._slots, self.window_ms = slots, own_ms
-        slots.join(self)
 
     def pause_reading(self, paused: bool) -> None:
         """TCP back-pressure: while paused the client's own send buffer fills up."""
         self._paused = paused
         if paused:
             self._bound_unread()
-        if self.transport is None or self.transport.is_closing() or self._is_seated:
+        if self.transport is None or self.transport.is_closing() or self.is_seated:
             return
         if paused:
             self.transport.pause_reading()
@@ -133,17 +146,24 @@ class ClientLeg(ServerSide):
     def get_buffer(self, _sizehint: int) -> memoryview:
         return READ
 
+    def buffer_updated(self, nbytes: int) -> None:
+        """The loop has read."""
+        super().buffer_updated(nbytes)
+        if self._slots is not None and not self.is_seated:
+            self._slots.sit(self)
+
     def leave_loop(self) -> bool:
         transport = self.transport
         if transport is None or transport.is_closing() or self._fd < 0:
             return False
         transport.pause_reading()
-        self._is_seated = True
+        self.is_seated = True
         return True
 
     def join_loop(self) -> None:
-        self._is_seated = False
-        self.pause_reading(self._paused)
+        if self.is_seated:
+            self.is_seated = False
+            self.pause_reading(self._paused)
 
     def read_now(self) -> bool:
         transport = self.transport
@@ -155,12 +175,14 @@ class ClientLeg(ServerSide):
             try:
                 length = _readv(self._fd, _INTO)
             except BlockingIOError:
-                return True
+                self._in_vain += 1
+                return self._in_vain < IN_VAIN
             except OSError:
                 return False  # the transport will find it too, and end
             if not length:
                 return False
-            self.buffer_updated(length)
+            self._in_vain = 0
+            super().buffer_updated(length)
             if length < READ_BYTES:
                 return True
         return True
@@ -229,9 +251,8 @@ class ClientLeg(ServerSide):
 
     def _leave_slots(self) -> None:
         """The end is the loop's business, and should be known at once."""
-        if self._slots is not None:
-            self._slots.leave(self)
-            self._slots = None
-            if self._is_seated:
-                self._paused = False
-                self.join_loop()
+        self._slots = None
+        self.window_ms = 0  # if it is in a slot, that is the last time that it is found there
+        if self.is_seated:
+            self._paused = False
+            self.join_loop()

@@ -123,7 +123,7 @@ class Exchange:
                 self.log.exception("sweep.defect")  # it comes again
             await asyncio.sleep(SWEEP_INTERVAL)
             busy = (time.thread_time() - spent) / (time.monotonic() - looked_at)
-            self.slots.set_window(self.batching.observe(busy))
+            self.slots.window_ms = self.batching.observe(busy)
 
     async def _make_room(self) -> None:
         """One look at what the sessions hold, and what must be done about it."""

@@ -2,7 +2,8 @@
 
 A leg in a slot is not polled: once per window its socket is read, and what came is handled in one turn. That
 saves a wake-up and a system call or two for every frame but the first, and nothing, be it audio, text, or the
-end of the connection, waits longer than the window. Legs are spread over the window.
+end of the connection, waits longer than the window. Legs are spread over the window. One that has nothing to
+say is polled until it has: to look in vain costs as much as to read.
 """
 
 from __future__ import annotations
@@ -28,22 +29,21 @@ class SlottedLeg(Protocol):
         """Ends being polled; False: that cannot be, and it stays as it is."""
 
     def join_loop(self) -> None:
-        """Is polled again."""
+        """Is polled again, if it was not."""
 
     def read_now(self) -> bool:
-        """Reads what is there; False: only the loop can deal with what it found."""
+        """Reads what is there; False: the loop must have it, for what was found or because nothing was."""
 
     def defect(self) -> None:
         """`read_now` raised, and the exception is being handled."""
 
 
 class Slots:
-    """One for all client legs of a process; `window_ms` is that of legs without one of their own."""
+    """One for all client legs of a process; `window_ms`, which may change, is for legs without their own."""
 
     def __init__(self, window_ms: int) -> None:
         self.window_ms = window_ms
         self._loop = asyncio.get_running_loop()
-        self._is_seated: dict[SlottedLeg, bool] = {}  # of all legs: whether they are in a slot now
         self._ring: list[list[SlottedLeg]] = [[] for _ in range(_ticks(LONGEST_MS) + 1)]
         self._at = 0
         self._turn: list[SlottedLeg] = []  # those whose tick it is,
@@ -53,37 +53,22 @@ class Slots:
         self._due = 0.0
         self._timer: asyncio.Handle | None = None
 
-    def join(self, leg: SlottedLeg) -> None:
-        """From now on `leg` is read by its window."""
-        self._is_seated[leg] = False
-        self._sit(leg)
+    def sit(self, leg: SlottedLeg) -> None:
+        """`leg`, which is polled, has brought something: from now on it is read by its window, if it has one.
 
-    def leave(self, leg: SlottedLeg) -> None:
-        """It is gone. Without effect for one that is not here."""
-        if self._is_seated.pop(leg, None) is not None:
-            leg.window_ms = 0  # if it is in a slot, that is the last time that it is found there
-
-    def set_window(self, window_ms: int) -> None:
-        """Changes the common window; who is in a slot learns of it at its next turn."""
-        grows_from_none = window_ms and not self.window_ms
-        self.window_ms = window_ms
-        if grows_from_none:
-            for leg in self._is_seated:
-                self._sit(leg)
-
-    # Private
-
-    def _sit(self, leg: SlottedLeg) -> None:
+        Who learns at its next turn that its window is 0 now, is polled again.
+        """
         window = self.window_ms if leg.window_ms is None else leg.window_ms
-        if not window or self._is_seated[leg] or not leg.leave_loop():
+        if not window or not leg.leave_loop():
             return
-        self._is_seated[leg] = True
         self._seated += 1
         self._next += 1
         self._ring[(self._at + 1 + self._next % _ticks(window)) % len(self._ring)].append(leg)
         if self._timer is None:
             self._due = self._loop.time() + TICK
             self._timer = self._loop.call_at(self._due, self._tick)
+
+    # Private
 
     def _tick(self) -> None:
         ring = self._ring
@@ -109,9 +94,7 @@ class Slots:
                     (next_common if own is None else ring[(at + _ticks(own)) % len(ring)]).append(leg)
                     continue
             self._seated -= 1
-            if leg in self._is_seated:
-                self._is_seated[leg] = False
-                leg.join_loop()
+            leg.join_loop()
         self._timer = None
         if self._read < len(self._turn):
             self._timer = self._loop.call_soon(self._go_on)

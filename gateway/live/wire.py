@@ -31,6 +31,8 @@ try:
 except ImportError:  # a wheel without C extensions
     from websockets.utils import apply_mask
 
+_mask: Final = apply_mask
+
 CLOSE_TIMEOUT: Final = 5.0
 """Seconds for the peer to end the connection after a close frame."""
 HIGH_WATER_BYTES: Final = 65_536
@@ -76,7 +78,9 @@ def _thousand(_: None) -> Iterator[tuple[bytes]]:
     return struct.iter_unpack("4s", os.urandom(4096))
 
 
-_key: Final[Iterator[tuple[bytes]]] = itertools.chain.from_iterable(map(_thousand, itertools.repeat(None)))
+_key: Final[Callable[[], tuple[bytes]]] = itertools.chain.from_iterable(
+    map(_thousand, itertools.repeat(None))
+).__next__
 """Masking keys (RFC 6455 §5.3: unpredictable), each in a tuple: a thousand for one system call."""
 
 
@@ -91,8 +95,8 @@ def frame(first: int, payload: bytes, masked: bool) -> bytes:
         head = _LONGEST(first, flag | 127, length)
     if not masked:
         return head + payload
-    (key,) = next(_key)
-    return head + key + apply_mask(payload, key)
+    (key,) = _key()
+    return head + key + _mask(payload, key)
 
 
 class _Shape:
@@ -375,7 +379,7 @@ class WebSocketLeg(asyncio.BufferedProtocol):
             else:
                 payload = data[start:end]
                 if self._mask_received:
-                    payload = apply_mask(payload, data[start - 4 : start])
+                    payload = _mask(payload, data[start - 4 : start])
                 if first == _WHOLE_BINARY:
                     binary.append(payload)
                     if self._mask_received and payload:
@@ -512,7 +516,7 @@ class ServerSide(WebSocketLeg):
             if parts[at] != head:
                 self.data_received(RECEIVED[:nbytes])
                 return
-            messages.append(apply_mask(parts[at + 2], parts[at + 1]))
+            messages.append(_mask(parts[at + 2], parts[at + 1]))
         try:
             if not self.binary_received(messages):
                 self.read_done()
@@ -569,8 +573,8 @@ class ClientSide(WebSocketLeg):
             self.send_binary(data)
             self.flush()
             return
-        (key,) = next(_key)
-        whole = _LONG_MASKED(_WHOLE_BINARY, _MASKED | 126, length, key) + apply_mask(data, key)
+        (key,) = _key()
+        whole = _LONG_MASKED(_WHOLE_BINARY, _MASKED | 126, length, key) + _mask(data, key)
         if self._fd < 0 or transport.is_closing() or transport.get_write_buffer_size():
             self._write(whole)
             return

@@ -66,7 +66,7 @@ async def test_the_window_changes_in_mid_call(stand: Stand) -> None:
 
     async def change() -> None:
         for window in (100, 0, 20, 60, 0, 40) * 10:
-            slots.set_window(window)
+            slots.window_ms = window
             await asyncio.sleep(0.13)
 
     changing = asyncio.create_task(change())

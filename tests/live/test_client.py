@@ -13,7 +13,7 @@ import pytest
 from websockets.http11 import Response
 
 from gateway.deepgram.errors import Refusal
-from gateway.live.client import COUNTED, ClientLeg, ClientOwner
+from gateway.live.client import COUNTED, IN_VAIN, ClientLeg, ClientOwner
 from gateway.live.handshake import phrase, plain_response, refusal_headers
 from gateway.live.head import Head, parse
 from gateway.live.slots import Slots
@@ -268,6 +268,25 @@ async def test_reading_by_the_clock() -> None:
     leg.join_loop()
     await eventually(lambda: owner.heard[-1] == (1006, None))
     assert not leg.read_now()
+
+
+async def test_who_says_nothing_is_polled() -> None:
+    """A slot is for who has brought something; after some turns in vain the loop listens again."""
+    leg, theirs = await connected(Owner(True))
+    slots = Slots(10)
+    leg.read_in_turns(slots, None)
+    await asyncio.sleep(0.03)
+    assert not leg.is_seated
+    for _ in range(2):
+        theirs.sendall(frame(BINARY, b"ab"))
+        await eventually(lambda: leg.is_seated)
+        for _ in range(IN_VAIN + 1):
+            theirs.sendall(frame(BINARY, b"cd"))
+            await asyncio.sleep(0.02)
+            assert leg.is_seated
+        await eventually(lambda: not leg.is_seated)
+    leg.abort()
+    theirs.close()
 
 
 @pytest.mark.parametrize("by_clock", [False, True])
