@@ -6,6 +6,7 @@ audio must carry its own header (developers.deepgram.com/docs/encoding).
 
 from __future__ import annotations
 
+import functools
 from typing import Final, Literal
 
 Continuity = Literal["exact", "best_effort", "none"]
@@ -100,6 +101,7 @@ PACKETS = MediaClock(rate_hz=0, frame_bytes=1, joinable=False)
 """Compressed audio whose every message is one packet, and anything we do not recognise."""
 
 
+@functools.lru_cache(256)  # the calls of one phone system share theirs
 def from_parameters(encoding: str | None, sample_rate: str | None, channels: str | None) -> MediaClock | None:
     """The clock that the query announces, or None when the first bytes must be looked at.
 
