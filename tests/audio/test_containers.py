@@ -301,7 +301,7 @@ class TestOpus:
         clock = opus(stream)
         assert clock.samples(10_000) == 4800 - SKIP
         group = opus(stream + element("a0", block(PACKET, name="a1")))
-        assert group.offset(4800) == len(stream)
+        assert group.first_sample(len(stream)) == 4800
 
     @pytest.mark.parametrize(
         "stream",
@@ -387,6 +387,16 @@ class TestPlaces:
         places.forget(offset)
         assert sample - 4800 - 9000 <= places.sample_before(offset) <= sample
         assert places.sample_before(truth[-1][0]) == truth[-1][1]
+
+    @given(st.lists(st.tuples(st.integers(1, 9000), st.integers(0, 9000)), max_size=60))
+    def test_one_that_was_told_stays(self, steps: list[tuple[int, int]]) -> None:
+        """A connection that began there, and is lost, is followed by one that hears no less."""
+        places, told, offset, sample = Places(), [], 0, 0
+        for length, samples in steps:
+            offset, sample = offset + length, sample + samples
+            places.add(offset, sample)
+            told.append((places.before_sample(sample), sample))
+            assert all(places.sample_after(begin) <= wanted for begin, wanted in told)
 
     def test_there_are_never_too_many(self) -> None:
         """A day of audio that nobody forgets is remembered more coarsely."""
