@@ -123,8 +123,8 @@ class Places:
         return self._samples[min(len(self) - 1, bisect_left(self._offsets, offset))]
 
     def before_sample(self, sample: int) -> int:
-        """The offset of the last place at or before `sample` that will stay: if a connection begins there, the
-        one after it must find the same sample."""
+        """The offset of the last place at or before `sample` that will stay: where one connection begins, the
+        next must find the same sample."""
         at = bisect_right(self._samples, sample) - 1
         if at == len(self) - 1 and at and self._samples[at] - self._samples[at - 1] < RESOLUTION:
             at -= 1
