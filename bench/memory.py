@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Final, NamedTuple, cast
 
-from bench.machine import commit, machine, others_load
+from bench.machine import commit, is_native, machine, others_load
 from bench.stage import Emulated, gateway, run, token_emulator
 from gateway.emulator.sound import Format
 from gateway.emulator.tokens import ids, speech
@@ -197,7 +197,7 @@ async def main() -> int:
     text = f"""# Memory of a call
 
 Measured by `python -m bench.memory --calls {options.calls}`
-on {machine()}, {commit()}, load {load:.1f} when it began.
+on {machine()}, {commit(compiled=is_native())}, load {load:.1f} when it began.
 
 KiB that each of {options.calls} calls adds to the PSS of the gateway's process: one that has said a single
 message of 100 ms, and one that has spoken for {SPEECH:.0f} s of G.711, {AT_ONCE} calls at a time, has its

@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 
 from websockets.asyncio.client import connect
 
-from bench.machine import commit, machine, others_load
+from bench.machine import commit, is_native, machine, others_load
 from bench.stage import Emulated, gateway, run, token_emulator
 
 CALLS: Final = 6
@@ -134,7 +134,7 @@ async def main() -> int:
     text = f"""# From a lost upstream connection to audio on the next
 
 Measured by `python -m bench.reconnect --breaks {options.breaks}`
-on {machine()}, {commit()}, load {load:.1f} when it began.
+on {machine()}, {commit(compiled=is_native())}, load {load:.1f} when it began.
 
 {CALLS} calls in real time on loopback, one TCP reset every {BETWEEN} s and a little. Milliseconds from the
 emulator's reset to the first audio that it gets on the call's next connection, by its own clock; *dialled* is

@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from bench.machine import ROOT
+from bench.machine import NATIVE, ROOT, is_native
 
 START_TIMEOUT: Final = 60.0
 
@@ -119,7 +119,8 @@ async def token_emulator(tls: bool, **knobs: Any) -> AsyncIterator[Emulated]:
 
 @asynccontextmanager
 async def gateway(upstream: Emulated, **settings: str) -> AsyncIterator[Served]:
-    """`gateway serve` in front of `upstream`; settings by the names of the environment, without GATEWAY_."""
+    """`gateway serve` in front of `upstream`, compiled where that is there; settings by the names of the
+    environment, without GATEWAY_."""
     env = {
         "SERVER__PORT": "0",
         "SIDECAR__PORT": "0",
@@ -128,7 +129,8 @@ async def gateway(upstream: Emulated, **settings: str) -> AsyncIterator[Served]:
     }
     env |= {"DEEPGRAM__CA_FILE": upstream.ca, **settings}
     names = {f"GATEWAY_{name}": value for name, value in env.items()}
-    async with process("-m", "gateway", "serve", DEEPGRAM_API_KEY="bench", **names) as child:
+    names |= {"DEEPGRAM_API_KEY": "bench", "PYTHONPATH": str(NATIVE if is_native() else ROOT)}
+    async with process("-P", "-m", "gateway", "serve", **names) as child:
         port = json.loads(await line_with(child, "server.listening"))["port"]
         served = Served(port, child.pid)
         reading = asyncio.create_task(_drain(child, served.log))

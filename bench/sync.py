@@ -23,7 +23,7 @@ from typing import Final
 
 import aiohttp
 
-from bench.machine import commit, machine, others_load
+from bench.machine import commit, is_native, machine, others_load
 from bench.memory import pss_kib, settled_pss
 from bench.stage import emulator, gateway, run
 
@@ -136,7 +136,7 @@ async def main() -> int:
     text = f"""# What a recording costs that is answered at once
 
 Measured by `python -m bench.sync --requests {options.requests} --uploads {options.uploads}`
-on {machine()}, {commit()}, load {load:.1f} when it began.
+on {machine()}, {commit(compiled=is_native())}, load {load:.1f} when it began.
 
 Milliseconds of a POST of 1 MiB with its answer, one after another:
 
