@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
 import weakref
 from functools import partial
@@ -14,7 +13,6 @@ from websockets.http11 import Response
 
 from gateway.deepgram.errors import Refusal
 from gateway.live.client import COUNTED, IN_VAIN, ClientLeg, ClientOwner
-from gateway.live.handshake import phrase, plain_response, refusal_headers
 from gateway.live.head import Head, parse
 from gateway.live.slots import Slots
 from tests.fakes.stand import eventually
@@ -214,21 +212,6 @@ async def test_reading_can_be_paused() -> None:
     leg.pause_reading(True)
     assert wire.reading == [False, True]
     leg.connection_lost(None)
-
-
-def test_a_plain_response() -> None:
-    """For a connection that has no protocol yet: the same form."""
-    head, _, body = plain_response(BUSY, "rid").partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
-    assert b"\r\nRetry-After: 5" in head
-    assert b"\r\nContent-Length: %d" % len(body) in head
-    assert json.loads(body) == {"err_code": "Service Unavailable", "err_msg": "Full.", "request_id": "rid"}
-    assert dict(refusal_headers(BUSY, "rid"))["dg-error"] == "Full."
-
-
-def test_phrases() -> None:
-    """Deepgram's odd statuses have one too."""
-    assert (phrase(404), phrase(499)) == ("Not Found", "Unknown")
 
 
 async def connected(owner: Owner) -> tuple[ClientLeg, socket.socket]:
