@@ -86,7 +86,8 @@ class UpstreamLeg(ClientSide):
             self._handshake = None
             if not self.answered.done():
                 self.answered.set_result(None)
-            self._owner.upstream_opened(self, event.headers.get("dg-request-id", ""))
+            ids = event.headers.get_all("dg-request-id")  # none, or whatever a proxy makes of them
+            self._owner.upstream_opened(self, next(filter(str.isascii, ids), ""))
         elif event.status_code < 400:  # a 101 that is none, a redirect, a web page
             why = self._handshake.handshake_exc or f"HTTP {event.status_code}"
             self._fail(UpstreamUnavailable(f"no WebSocket server answered: {why}"))

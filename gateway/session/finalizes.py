@@ -10,20 +10,21 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import msgspec
-from msgspec import Meta
 
 MOST: Final = 100
 """Unanswered ones that are remembered; Deepgram need not answer."""
 
 _ALL: Final = -1
+_CHANNELS: Final = range(1001)
+"""A number beyond these names none; Deepgram has twenty."""
 _ASKED = re.compile(rb'"from_finalize"(\s*):\s*true')
 
 
 class _Finalize(msgspec.Struct):
-    channel: Annotated[int, Meta(ge=0, le=1000)] = _ALL
+    channel: int = _ALL
 
 
 _decode: Final = msgspec.json.Decoder(_Finalize).decode
@@ -52,7 +53,9 @@ class Finalizes:
         """The client's went up, after `sample`; `key` is what `answered` gives back."""
         try:
             channel = _decode(text).channel
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
+            channel = _ALL
+        if channel not in _CHANNELS:
             channel = _ALL
         self._asked = [*self._asked, _Asked(key, channel, sample, set())][-MOST:]
 

@@ -58,7 +58,7 @@ class Word(NamedTuple):
 def tail(finals: Iterable[dict[str, Any]]) -> list[Word]:
     """The last words of a channel's last finals, oldest first, as the client got them."""
     words = [
-        Word(normal(word), word["start"], word["end"])
+        _word(word)
         for message in finals
         for alternative in list(objects(message.get("channel"), "alternatives"))[:1]
         for word in objects(alternative, "words")

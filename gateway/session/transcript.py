@@ -39,7 +39,7 @@ _DECIMALS: Final = 6
 
 _SPEECH: Final = (Kind.SPEECH_BEGAN, Kind.SPEECH_ENDED)
 _WORD = re.compile(rb'"words":\s*\[\s*\{')
-_SPEAKER = re.compile(rb'"speaker":\s*(\d+)')
+_SPEAKER = re.compile(rb'"speaker":\s*(\d{1,6})\b')  # a longer one is no label to count from
 _decode: Final = msgspec.json.Decoder(dict[str, Any])
 _encode: Final = msgspec.json.Encoder().encode
 

@@ -60,6 +60,15 @@ class Owner:
         raise AssertionError("there is none")
 
 
+def switching(head: bytes, fields: bytes = b"") -> bytes:
+    """The 101 that answers the request in `head`."""
+    key = head.partition(b"Sec-WebSocket-Key: ")[2].partition(b"\r\n")[0]
+    return (
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Accept: " + accept_key(key.decode()).encode() + b"\r\n" + fields + b"\r\n"
+    )
+
+
 async def dial(url: str, owner: Owner, deadline: float = 2.0) -> None:
     await Dialer(DeepgramConfig(dial_timeout=deadline)).dial(RegionConfig(url=url), owner.make)
 
@@ -134,16 +143,37 @@ async def test_a_dial_can_be_given_up() -> None:
         await eventually(lambda: not deepgram.open)
 
 
+@pytest.mark.parametrize(
+    ("fields", "request_id"),
+    [
+        (b"", ""),
+        (b"dg-request-id: a\r\ndg-request-id: b\r\n", "a"),
+        (b"dg-request-id: \xff\r\ndg-request-id: b\r\n", "b"),
+        (b"dg-request-id: \xff\r\n", ""),
+    ],
+)
+async def test_the_request_id_is_what_can_be_one(fields: bytes, request_id: str) -> None:
+    """Two of them, or bytes that no client could be told, are no reason to end a call."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(switching(await reader.readuntil(b"\r\n\r\n"), fields))
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        owner = Owner()
+        await dial(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", owner)
+        assert owner.opened == [request_id]
+        assert owner.leg is not None
+        owner.leg.abort()
+        await eventually(lambda: owner.closes)
+
+
 async def test_a_close_frame_is_the_end() -> None:
     """Whoever leaves TCP open after its close frame is not waited for."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        key = head.partition(b"Sec-WebSocket-Key: ")[2].partition(b"\r\n")[0]
-        writer.write(
-            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Accept: " + accept_key(key.decode()).encode() + b"\r\n\r\n"
-        )
+        writer.write(switching(await reader.readuntil(b"\r\n\r\n")))
         await asyncio.sleep(0.05)  # the dial is over
         writer.write(frame(CLOSE, (1011).to_bytes(2, "big") + b"NET-0000", mask=False))
         await reader.read()

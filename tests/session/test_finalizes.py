@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from gateway.session.finalizes import Finalizes, unasked
 
 EVERY = '{"type":"Finalize"}'
@@ -27,6 +29,18 @@ def test_one_for_all_channels() -> None:
         ("b", True),
         (None, True),
     ]
+
+
+@pytest.mark.parametrize(
+    "channel",
+    ["-5", "1001", "9" * 30, "1.5", '"a"', "null", "[" * 100_000 + "]" * 100_000],
+    ids=lambda c: c[:9],
+)
+def test_one_for_a_channel_that_cannot_be(channel: str) -> None:
+    """Counts as one for all: whatever is answered, the client asked."""
+    found = Finalizes()
+    found.went_up("a", f'{{"type":"Finalize","channel":{channel}}}', 10)
+    assert found.answered(0, 1, 10) == ("a", True)
 
 
 def test_a_channel_that_stands_still_is_asked_for() -> None:

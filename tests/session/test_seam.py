@@ -173,6 +173,10 @@ def test_the_last_words() -> None:
     assert len(tail([message(0, 9, *(("w", n, n + 1) for n in range(9)))])) == REMEMBERED
     assert tail(finals[:2]) == [Word("one", 0, 0.5)]
     assert tail([{"type": "Results"}]) == []
+    whole: dict[str, Any] = json.loads(
+        '{"channel":{"alternatives":[{"words":[{"word":"a","start":0,"end":1}]}]}}'
+    )
+    assert repr(tail([whole])[-1].end) == "1.0", "compiled or not, a time is a float"
 
 
 class TestEdge:

@@ -211,6 +211,19 @@ def test_labels_of_speakers_do_not_collide() -> None:
         teller.reconnect()
 
 
+def test_a_label_that_is_none() -> None:
+    """The result passes as it came; others do not count from there."""
+    teller = Teller(diarized=True, strategy="exact")
+    word = {"word": "a", "start": 0.1, "end": 0.2, "speaker": 0}
+    raw = final(0, 1, channel={"alternatives": [{"words": [word]}]})
+    huge = raw.replace(b'"speaker": 0', b'"speaker": ' + b"9" * 5000)
+    assert huge != raw
+    assert teller.transcript.result(teller.recogniser.read(huge), huge, ALL) == huge
+    teller.reconnect()
+    told = teller.must_hear(raw)
+    assert told["channel"]["alternatives"][0]["words"][0]["speaker"] == 0
+
+
 @pytest.mark.parametrize(
     ("kind", "second", "told"),
     [
