@@ -446,6 +446,8 @@ class SessionProtocol:
         """Says why, and what is missing."""
         if self.backfill is not None:
             self.backfill.give_up("upstream_failed", "failed")
+            if self._done_but_for_hole:
+                return  # nothing else was missing: with that the call has ended
         self.stream.give_up_owed("upstream_failed")
         self._ending = Close(code, reason)
         error = self.stream.transcript.failure(reason)

@@ -454,6 +454,15 @@ class TestOneRuleAtATime:
         ended = types(outcome(book >> turned_away(404, 4)))
         assert ended == ["Gap", "HangUp", "Backfilled", "Gap", "Error", "Close", "HangUp", "Ended"]
 
+    def test_the_call_is_cut_short_while_only_the_hole_is_missing(self) -> None:
+        """A gateway that must stop does not wait for it; what there is, is told."""
+        book = after_an_outage() >> wait(2) << ... >> said(CLOSE_STREAM) << ...
+        book = book >> heard(final(0, 1), MAIN) >> heard(metadata(1.0, rid="two"), MAIN)
+        book = book >> lost(1000, epoch=MAIN) << HangUp(MAIN)
+        book >> (lambda book: book.session.stream_failed(1012, "restart"))
+        book << Gap(1.0, 6.5, "upstream_failed") << HangUp(HOLE) << Backfilled("failed", 0.0)
+        book << window(6.5, 7.0) << told(type="Metadata") << Close(1000) << HangUp(MAIN) << Ended("completed")
+
     def test_labels_do_not_meet(self) -> None:
         """Speakers of two connections are different ones, as far as anybody knows."""
         book = after_an_outage(MULAW + "&diarize=true", ordered=False)
