@@ -308,6 +308,15 @@ def test_they_agree_on_results(reads: list[bytes], in_halves: bool) -> None:
     they_agree(reads, ends=False, dials=True)
 
 
+def test_the_rest_of_a_text_may_look_like_a_whole_one() -> None:
+    """U+0081 is C2 81 in UTF-8, and 81 is how a text begins."""
+    inner = "\u0081~\0~" + "y" * 126
+    whole = frame(TEXT, ("x" * 200 + inner).encode(), mask=False)
+    begin = len(whole) - len(inner.encode()) + 1
+    assert whole[begin:] == frame(TEXT, b"y" * 126, mask=False)
+    they_agree([whole[:begin], whole[begin:], whole], ends=False, dials=True)
+
+
 async def test_websockets_is_there_for_its_frames_only() -> None:
     """Its protocol takes 3 KiB: it goes when a frame of its kind is done, and not by the collector."""
 
