@@ -91,6 +91,8 @@ wheel: dist/.built
 
 # hatch-mypyc leaves binaries beside the sources and takes pyproject.toml away meanwhile: so in a copy.
 dist/.built: $(IN_WHEEL) .venv/.installed
+	@test -n "$(TRACKED)" || \
+	  { echo 'wheel: git does not list the files here; a clone that is yours is needed' >&2; exit 1; }
 	@$(MAKE) --no-print-directory compiler
 	@echo 'wheel: compiling the hot path (a minute or two)'
 	@rm -rf build/wheel dist/gateway-*.whl

@@ -16,6 +16,9 @@ SAMPLE_BYTES = {"linear16": 2, "linear32": 4, "mulaw": 1, "alaw": 1}
 """Bytes per sample of the encodings in which every byte has its place in time."""
 
 
+_NAMES: Final = ("container", "frame_bytes", "joinable", "preamble", "rate_hz")
+
+
 class MediaClock:
     """How many bytes are a second.
 
@@ -24,7 +27,7 @@ class MediaClock:
     are the bytes before the first sample.
     """
 
-    __slots__ = ("container", "frame_bytes", "joinable", "preamble", "rate_hz")
+    __slots__ = _NAMES
 
     def __init__(
         self, rate_hz: int, frame_bytes: int, joinable: bool, container: str = "", preamble: bytes = b""
@@ -42,9 +45,7 @@ class MediaClock:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, MediaClock):
             return NotImplemented
-        same = self.rate_hz == other.rate_hz and self.frame_bytes == other.frame_bytes
-        kind = self.joinable == other.joinable and self.container == other.container
-        return same and kind and self.preamble == other.preamble
+        return all(getattr(self, name) == getattr(other, name) for name in _NAMES)
 
     @property
     def timed(self) -> bool:

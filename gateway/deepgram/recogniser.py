@@ -133,6 +133,9 @@ def objects(parent: Any, name: str) -> Iterator[dict[str, Any]]:
         yield from (item for item in items if isinstance(item, dict))
 
 
+# What changes numbers stays here, interpreted: to compiled code one of 400 digits is a TypeError.
+
+
 def shift_times(items: Iterator[dict[str, Any]], shift: Shift) -> None:
     for item in items:
         if shift.more:

@@ -31,7 +31,7 @@ try:
 except ImportError:  # a wheel without C extensions
     from websockets.utils import apply_mask
 
-_mask: Final = apply_mask
+_mask: Final = apply_mask  # compiled code finds a constant at once, and looks any other name up
 
 CLOSE_TIMEOUT: Final = 5.0
 """Seconds for the peer to end the connection after a close frame."""
@@ -54,7 +54,7 @@ _LONG: Final = struct.Struct("!BBH").pack
 _LONG_MASKED: Final = struct.Struct("!BBH4s").pack
 _LONGEST: Final = struct.Struct("!BBQ").pack
 _HEAD_END: Final = b"\r\n\r\n"
-_write: Final = os.write
+_write: Final = os.write  # so here
 
 LOGGER: Final = logging.getLogger("websockets")
 """Given to each of websockets' protocols, which would look for one by name."""

@@ -123,7 +123,7 @@ class Transcript:
 
         `is_aside`: what the other one tells is told out of order.
         """
-        other = Transcript(
+        other = Transcript(  # what `copy` cannot make of a compiled object; all of it is then replaced
             self._recogniser,
             self._clock,
             0,

@@ -25,20 +25,18 @@ def test_what_is_no_time_stays() -> None:
     for name in ("a", "b", "c", "missing"):
         shift_field(item, name, Shift(seconds=1.0))
     assert item == {"a": -1, "b": "1.5", "c": 1.123457}
+    shift_field(odd := {"a": float("nan")}, "a", Shift(seconds=1.0))
+    assert odd["a"] != odd["a"], "not a number either, and left as it is"
     shift_count(item, "a", 3)
     shift_count(item, "b", 3)
     assert (item["a"], item["b"]) == (2, "1.5")
 
 
-@pytest.mark.parametrize("time", [LONGEST, 10**400, float("nan"), float("inf")])
+@pytest.mark.parametrize("time", [LONGEST, 10**400, float("inf")])
 def test_a_time_that_cannot_be(time: float) -> None:
     """It would be passed on as one of ours."""
-    if time == time:
-        with pytest.raises(msgspec.ValidationError, match="start is no time"):
-            shift_field({"start": time}, "start", Shift())
-    else:
-        shift_field(item := {"start": time}, "start", Shift())
-        assert item["start"] != item["start"], "not a number, and left as it is"
+    with pytest.raises(msgspec.ValidationError, match="start is no time"):
+        shift_field({"start": time}, "start", Shift())
 
 
 def test_objects_of_a_list() -> None:
